@@ -1,0 +1,132 @@
+//! The decoder: embedding, blocks, final norm, and the only layer loop. Llama and Qwen2 are values of one config.
+
+use crate::attention::Attention;
+use crate::cache::KvCache;
+use crate::config::ModelConfig;
+use crate::decision_maker::DecisionMaker;
+use crate::feed_forward::FeedForward;
+use crate::rope::Rope;
+use crate::tap::{Site, Taps};
+use burn::module::Module;
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, RmsNorm, RmsNormConfig};
+use burn::tensor::{Device, Int, Tensor};
+use core::ops::Range;
+
+/// One decoder block: `x + attention(norm(x))`, then `x + feed_forward(norm(x))`.
+#[derive(Module, Debug)]
+pub struct Block {
+    self_attn: Attention,
+    mlp: FeedForward,
+    input_layernorm: RmsNorm,
+    post_attention_layernorm: RmsNorm,
+}
+
+impl Block {
+    fn new(config: &ModelConfig, device: &Device) -> Self {
+        let norm = RmsNormConfig::new(config.d_model).with_epsilon(config.rms_norm_eps);
+        Self {
+            self_attn: Attention::new(config, device),
+            mlp: FeedForward::new(config, device),
+            input_layernorm: norm.init(device),
+            post_attention_layernorm: norm.init(device),
+        }
+    }
+}
+
+/// The decoder without its output head. Field names are the checkpoint's (`model.*`); the Decision Maker lives here
+/// because the authors' checkpoints store it as `model.source_select.weight`.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    embed_tokens: Embedding,
+    layers: Vec<Block>,
+    norm: RmsNorm,
+    source_select: DecisionMaker,
+    rope: Rope,
+}
+
+impl Decoder {
+    /// Fresh weights.
+    pub fn new(config: &ModelConfig, device: &Device) -> Self {
+        let initializer = Initializer::Normal { mean: 0.0, std: 0.02 };
+        Self {
+            embed_tokens: EmbeddingConfig::new(config.vocab_size, config.d_model).with_initializer(initializer).init(device),
+            layers: (0..config.n_layers).map(|_| Block::new(config, device)).collect(),
+            norm: RmsNormConfig::new(config.d_model).with_epsilon(config.rms_norm_eps).init(device),
+            source_select: DecisionMaker::new(config.d_model, config.n_layers, device),
+            rope: Rope::new(config, device),
+        }
+    }
+
+    /// Number of blocks.
+    pub fn n_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Longest sequence, in tokens.
+    pub fn context(&self) -> usize {
+        self.rope.context()
+    }
+
+    /// The Decision Maker (Eq. 3-4).
+    pub fn decision_maker(&self) -> &DecisionMaker {
+        &self.source_select
+    }
+
+    /// Token ids to vectors.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, seq]`
+    /// - returns: `[batch, seq, d_model]`
+    pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.embed_tokens.forward(ids)
+    }
+
+    /// The embedding as a tied output head: `[vocab_size, d_model]`.
+    pub fn embedding(&self) -> Tensor<2> {
+        self.embed_tokens.weight.val()
+    }
+
+    /// The final norm.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[rows, d_model]`
+    /// - returns: the same
+    pub fn normed(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.norm.forward(hidden)
+    }
+
+    /// Runs the given blocks. The taps see only these; the injection acts when the first block is among them.
+    ///
+    /// With a cache the tokens stand after what it holds, and its length is advanced once.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[batch, seq, d_model]`, the input of block `layers.start`
+    /// - returns: `[batch, seq, d_model]`, the output of the last of them, before the final norm
+    pub fn forward(&self, hidden: Tensor<3>, layers: Range<usize>, mut cache: Option<&mut KvCache>, taps: Taps) -> Tensor<3> {
+        let seq = hidden.dims()[1];
+        let Taps { mut probe, injection } = taps;
+        let mut offer = |site, output: &Tensor<3>| {
+            if let Some(probe) = probe.as_deref_mut() {
+                probe.offer(site, output);
+            }
+        };
+        let mut hidden = hidden;
+        for layer in layers {
+            let block = &self.layers[layer];
+            let attended = block.self_attn.forward(block.input_layernorm.forward(hidden.clone()), &self.rope, layer, cache.as_deref_mut());
+            offer(Site::Attention, &attended);
+            hidden = hidden + attended;
+            let fed = block.mlp.forward(block.post_attention_layernorm.forward(hidden.clone()));
+            offer(Site::FeedForward, &fed);
+            hidden = hidden + fed;
+            offer(Site::Block, &hidden);
+            if let (0, Some(injection)) = (layer, injection) {
+                hidden = injection.apply(hidden);
+            }
+        }
+        if let Some(cache) = cache {
+            cache.advance(seq);
+        }
+        hidden
+    }
+}

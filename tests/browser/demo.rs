@@ -1,0 +1,160 @@
+//! The demo page as a visitor uses it: the one place that knows how the page names its parts.
+//! Every wait and every click of the tests goes through here.
+
+use crate::webdriver::Browser;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use xtask::site::Site;
+use xtask::{page, steps, suite};
+
+/// Loading, compiling and the self-test, on a graphics card that two cores play.
+const READY_S: u64 = 240;
+const ANSWER_S: u64 = 240;
+
+/// The page open in a browser, and the site that serves it.
+pub struct Demo {
+    pub site: Site,
+    pub browser: Browser,
+}
+
+/// Which of the two models.
+#[derive(Clone, Copy, Debug)]
+pub enum Model {
+    Vanilla,
+    Cc,
+}
+
+impl Demo {
+    /// Opens the built page; `query` is empty or `?device=cpu`.
+    pub fn open(browser: Browser, query: &str) -> Demo {
+        let demo = Demo { site: serve(), browser };
+        demo.load(query);
+        demo
+    }
+
+    /// Loads the page anew.
+    pub fn load(&self, query: &str) {
+        self.browser.open(&format!("{}{query}", self.site.address()));
+    }
+
+    /// Waits until a prompt can be asked, and returns the self-test's verdict as a visitor sees it.
+    pub fn wait_until_ready(&self) -> String {
+        let settled = "['ready', 'dead'].includes(document.querySelector('main')?.dataset.phase)";
+        self.browser.wait_for("the models are loaded and tested", settled, READY_S);
+        assert_eq!(self.visible_text("#failure"), None, "the page reports an error");
+        let verdict = self.visible_text("#self-test");
+        verdict.expect("the self-test's verdict is visible before the first answer")
+    }
+
+    /// Types a prompt in place of what stands there.
+    pub fn type_prompt(&self, prompt: &str) {
+        self.browser.write("#prompt", prompt);
+    }
+
+    /// Presses the button that asks both models.
+    pub fn ask(&self) {
+        self.browser.click("#ask");
+    }
+
+    /// Types a prompt, asks it and waits until both panes have answered.
+    pub fn answer(&self, prompt: &str) {
+        self.type_prompt(prompt);
+        self.ask();
+        let done = "document.querySelectorAll('[id^=pane-][data-state=complete]').length === 2";
+        self.browser.wait_for("both panes have answered", done, ANSWER_S);
+    }
+
+    /// The tokens of a pane's complete answer.
+    pub fn tokens(&self, model: Model) -> Vec<u32> {
+        let value = self.pane_data(model, "ids");
+        let ids = value.as_str().expect("a complete answer lists its tokens");
+        let ids = ids.split(',').filter(|id| !id.is_empty());
+        ids.map(|id| id.parse().expect("a token is a number")).collect()
+    }
+
+    /// How many tokens a pane has received so far.
+    pub fn token_count(&self, model: Model) -> usize {
+        let value = self.pane_data(model, "tokens");
+        let count = value.as_str().and_then(|text| text.parse().ok());
+        count.unwrap_or_else(|| panic!("a pane counts its tokens, found {value}"))
+    }
+
+    /// The text of an element that a visitor can see, or `None`.
+    pub fn visible_text(&self, selector: &str) -> Option<String> {
+        let script = format!(
+            "const element = document.querySelector('{selector}');
+             return element && element.checkVisibility() ? element.innerText.trim() : ''"
+        );
+        let value = self.browser.run(&script);
+        value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+    }
+
+    /// Whether the models run on WebGPU, by the page's own account.
+    pub fn is_on_webgpu(&self) -> bool {
+        self.browser.run("return document.querySelector('#device').dataset.webgpu") == "true"
+    }
+
+    /// Waits for the page's one place for errors and returns what a visitor reads there.
+    pub fn wait_for_error(&self) -> String {
+        let expression = "document.querySelector('#failure')?.innerText.trim() || null";
+        let text = self.browser.wait_for("the page reports an error", expression, READY_S);
+        text.as_str().unwrap_or_default().to_owned()
+    }
+
+    fn pane_data(&self, model: Model, key: &str) -> serde_json::Value {
+        let pane = match model {
+            Model::Vanilla => "#pane-vanilla",
+            Model::Cc => "#pane-cc",
+        };
+        self.browser.run(&format!("return document.querySelector('{pane}').dataset.{key} ?? null"))
+    }
+}
+
+/// Serves the built page on a free port.
+pub fn serve() -> Site {
+    Site::open(&page::dist(), 0).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// The bundle that the page opens by default.
+pub fn bundle() -> PathBuf {
+    steps::root().join("assets/bundle")
+}
+
+/// The first example prompt that the bundle has in this language.
+pub fn example(lang: &str) -> String {
+    let examples = read_json(&bundle().join("examples.json"));
+    let found = examples.as_array().into_iter().flatten().find(|example| example["lang"] == lang);
+    let prompt = found.and_then(|example| example["prompt"].as_str());
+    prompt.unwrap_or_else(|| panic!("the bundle has no example prompt in `{lang}`")).to_owned()
+}
+
+/// The bundle's biggest file, which is one of its weights.
+pub fn biggest_file() -> String {
+    let manifest = read_json(&bundle().join("manifest.json"));
+    let biggest = manifest["files"].as_array().into_iter().flatten().max_by_key(|file| file["bytes"].as_u64());
+    let path = biggest.and_then(|file| file["path"].as_str());
+    path.expect("the bundle's manifest names its files").to_owned()
+}
+
+/// What the native trainer answers with the same bundle.
+pub fn tokens_of_the_trainer(model: Model, prompt: &str) -> Vec<u32> {
+    let (model, source) = match model {
+        Model::Vanilla => ("vanilla", "none"),
+        Model::Cc => ("cc", "transform"),
+    };
+    let output = Command::new(suite::trainer())
+        .args(["generate", "--json", "--model", model, "--source", source, "--prompt", prompt, "--bundle"])
+        .arg(bundle())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot start {}: {error}", suite::trainer().display()));
+    assert!(output.status.success(), "`trainer generate` failed: {}", String::from_utf8_lossy(&output.stderr));
+    let line = String::from_utf8_lossy(&output.stdout);
+    let answer: serde_json::Value = serde_json::from_str(line.trim()).expect("`generate --json` prints one JSON line");
+    let tokens = answer["tokens"].as_array().expect("the line has `tokens`");
+    tokens.iter().map(|token| token.as_u64().expect("a token is a number") as u32).collect()
+}
+
+fn read_json(path: &Path) -> serde_json::Value {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

@@ -1,0 +1,179 @@
+//! Proves that training rows are read whole, and that every fault in a file of rows is named with its place, never a panic.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use trainer::data::{Row, read_rows};
+use flate2::{Compression, write::GzEncoder};
+
+const GOOD: &str = r#"{"id":"a","task":"qa","lang":"es","instruction":"¿Qué?","instruction_en":"What?","output":"Eso","extra":{"output":1}}"#;
+
+fn read_as(name: &str, bytes: &[u8]) -> anyhow::Result<Vec<Row>> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join(name);
+    std::fs::write(&file, bytes)?;
+    read_rows(&file)
+}
+
+fn read(text: impl AsRef<[u8]>) -> anyhow::Result<Vec<Row>> {
+    read_as("rows.jsonl", text.as_ref())
+}
+
+fn zip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[track_caller]
+fn assert_fault(text: impl AsRef<[u8]>, parts: &[&str]) -> String {
+    let message = format!("{:#}", read(text).expect_err("the rows must be refused"));
+    for part in parts {
+        assert!(message.contains(part), "expected {part:?} in: {message}");
+    }
+    message
+}
+
+#[test]
+fn a_row_is_read_with_extra_keys_ignored_and_blank_lines_skipped() {
+    let rows = read(format!("\u{feff}{GOOD}\r\n\n{GOOD}")).unwrap();
+    assert_eq!(rows.len(), 2);
+    assert_eq!(
+        (rows[0].instruction.as_str(), rows[0].instruction_en.as_str(), rows[0].output.as_str()),
+        ("¿Qué?", "What?", "Eso")
+    );
+    assert_eq!(rows[0].output_en, None);
+}
+
+#[test]
+fn a_zipped_file_of_several_members_gives_the_same_rows() {
+    let line = format!("{GOOD}\n");
+    let members = [zip(line.as_bytes()), zip(line.as_bytes())].concat();
+    assert_eq!(read_as("rows.jsonl.gz", &members).unwrap(), read(line.repeat(2)).unwrap());
+}
+
+#[test]
+fn an_english_row_is_its_own_twin() {
+    let row = &read(r#"{"id":"a","task":"qa","lang":"en","instruction":"What?","output":"That"}"#).unwrap()[0];
+    assert_eq!(row.instruction_en, "What?");
+}
+
+#[test]
+fn a_row_of_another_language_without_its_english_twin_is_refused() {
+    let row = r#"{"id":"a","task":"qa","lang":"sw","instruction":"Nini?","output":"Hiki"}"#;
+    assert_fault(
+        format!("{GOOD}\n{row}"),
+        &["rows.jsonl:2:1", "`instruction_en`", "English twin", "found nothing", "Nini?"],
+    );
+    assert_fault(row.replace("Nini?\"", "Nini?\",\"instruction_en\":\" \""), &["`instruction_en`", "an empty one"]);
+}
+
+#[test]
+fn all_faults_are_found_in_one_pass_with_line_and_column() {
+    let text = [
+        r#"{"id":"a","task":"qa","lang":"es","instruction":"","instruction_en":"x","output":7}"#,
+        GOOD,
+        r#"{"id":"é","task":"qa","lang":"es","instruction":"a","instruction_en":"x","output":["b"]}"#,
+        r#"{"id":"a" "task"}"#,
+        r#"["id","task"]"#,
+        r#"{"id":"a","extra":{"output":"x"},"a\"output":1,"task":"qa","lang":"es","instruction":"a","instruction_en":"x","output" : null}"#,
+    ]
+    .join("\n");
+    let message = assert_fault(
+        &text,
+        &[
+            "rows.jsonl:1:49: `instruction`: expected a non-empty string, found an empty one",
+            "rows.jsonl:1:82: `output`: expected a non-empty string, found a number",
+            "rows.jsonl:3:83: `output`: expected a non-empty string, found a list",
+            "rows.jsonl:4:11: expected one JSON object: expected `,` or `}`",
+            "rows.jsonl:5:1: expected one JSON object per line, found '['",
+            "`output`: expected a non-empty string, found nothing",
+        ],
+    );
+    assert!(!message.contains("rows.jsonl:2:"), "{message}");
+    let column = text.lines().last().unwrap().find("null").unwrap() + 1;
+    assert!(message.contains(&format!("rows.jsonl:6:{column}:")), "{message}");
+}
+
+#[test]
+fn reports_stop_after_fifty_faults_and_previews_stay_short() {
+    let message = assert_fault(format!("[{}\n", "x".repeat(500)).repeat(80), &["stopped at line 50 after 50 faults"]);
+    assert_eq!(message.lines().count(), 52);
+    assert!(
+        message.lines().all(|line| line.rsplit(" | ").next().unwrap().chars().count() <= 80 || !line.contains(" | "))
+    );
+}
+
+#[test]
+fn a_key_given_twice_is_refused() {
+    assert_fault(GOOD.replace("\"task\"", "\"id\":\"b\",\"task\""), &["rows.jsonl:1:", "duplicate field `id`"]);
+}
+
+#[test]
+fn bytes_that_are_not_text_are_refused_at_their_column() {
+    let mut bytes = GOOD.as_bytes().to_vec();
+    bytes[7] = 0xff;
+    assert_fault(&bytes, &["rows.jsonl:1:8", "expected UTF-8"]);
+}
+
+#[test]
+fn a_line_of_ten_megabytes_is_refused_and_the_next_line_still_read() {
+    let long = GOOD.replace("Eso", &"e".repeat(10 << 20));
+    let message = assert_fault(format!("{long}\n{{}}\n"), &["rows.jsonl:1:1", "found a longer line", "rows.jsonl:2:1"]);
+    assert!(!message.contains("rows.jsonl:3:"), "the rest of the long line was read as rows");
+    assert!(message.len() < 3_000, "{} bytes of report", message.len());
+}
+
+#[test]
+fn deep_nesting_never_overflows_the_stack() {
+    let deep = format!("{}{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
+    assert_fault(GOOD.replace("\"Eso\"", &deep), &["rows.jsonl:1:", "recursion limit"]);
+    assert_eq!(read(GOOD.replace("{\"output\":1}", &deep)).unwrap().len(), 1);
+}
+
+#[test]
+fn a_gzip_file_cut_anywhere_is_an_error() {
+    let whole = zip(format!("{GOOD}\n").repeat(50).as_bytes());
+    for length in 1..whole.len() {
+        let error = read_as("rows.jsonl.gz", &whole[..length]).expect_err("a cut file must be refused");
+        assert!(format!("{error:#}").contains("damaged or cut short"), "{length}: {error:#}");
+    }
+    assert!(read_as("rows.jsonl.gz", GOOD.as_bytes()).is_err());
+}
+
+#[test]
+fn a_line_cut_or_changed_anywhere_never_panics() {
+    for at in 0..GOOD.len() {
+        let _ = read(&GOOD.as_bytes()[..at]);
+        for byte in [0, b'"', b'\\', b'{', b']', 0x80, 0xf0] {
+            let mut bytes = GOOD.as_bytes().to_vec();
+            bytes[at] = byte;
+            let _ = read(&bytes);
+        }
+    }
+}
+
+#[test]
+fn a_missing_or_empty_file_is_an_error_with_its_name() {
+    assert!(format!("{:#}", read_rows(Path::new("no/such.jsonl")).unwrap_err()).contains("no/such.jsonl"));
+    assert_fault("\n\n", &["rows.jsonl", "found none"]);
+}
+
+/// The project's sample of real triples, where the checkout has the shared folder beside it or in it.
+#[test]
+fn every_real_triple_is_read() {
+    let roots = [".", "..", "../.."].map(|up| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(up));
+    let mut files = roots
+        .iter()
+        .flat_map(|root| [root.join("shared"), root.join("../shared")])
+        .map(|shared| shared.join("data/train/triples_mini.jsonl.gz"));
+    let Some(file) = files.find(|file| file.exists()) else {
+        eprintln!("skipped: no shared/data/train/triples_mini.jsonl.gz near the checkout");
+        return;
+    };
+    let rows = read_rows(&file).unwrap();
+    assert_eq!(rows.len(), 10_807);
+    assert_eq!(rows.iter().filter(|row| row.output_en.is_some()).count(), 6_283);
+}

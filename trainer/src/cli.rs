@@ -1,0 +1,462 @@
+//! The command line: arguments become one validated recipe before any weight is read, then one `match`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use cctuning::bundle::Example;
+use cctuning::chat::Prompt;
+use cctuning::checkpoint::Storage;
+use cctuning::decision_maker::Pool;
+use cctuning::generate::{GenerateOptions, Source};
+use cctuning::sampling::Sampling;
+use cctuning::transform_matrix::FoldedTransform;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::data::{Row, read_rows};
+use crate::export::Content;
+use crate::interrupt::Interrupt;
+use crate::model_folder::{ModelFolder, TRANSFORM_FILE, shipped, transform_bytes};
+use crate::recipe::{Place, Preset, Recipe};
+use crate::run_folder::write_file_atomically;
+use crate::sample::{Renderer, Sample};
+use crate::step::Method;
+use crate::train::{Ended, describe};
+use crate::{corpus, device, evaluate, export, fit, generate, interrupt, pretrain, train};
+
+/// The shipped base checkpoint knows the held-out facts of this corpus in English only.
+const CORPUS_SEED: u64 = 2506;
+
+#[derive(Parser)]
+#[command(version, about, arg_required_else_help = false)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Fine-tune ML-SFT and CC-Tuning, fit W_T, evaluate, export: the default
+    Run(RecipeArgs),
+    /// Make the base checkpoint from nothing, on the shipped corpus
+    Pretrain(RecipeArgs),
+    /// Fine-tune one model
+    Train {
+        #[arg(long, value_enum)]
+        method: MethodArg,
+        #[command(flatten)]
+        recipe: RecipeArgs,
+    },
+    /// Fit the Transform Matrix of a CC-Tuned model folder, into that folder
+    Fit {
+        /// The model folder
+        folder: PathBuf,
+        #[command(flatten)]
+        recipe: RecipeArgs,
+    },
+    /// Answer the prompts of a data file and count the right answers
+    Eval {
+        /// The model folder
+        folder: PathBuf,
+        /// JSON-lines triples
+        #[arg(long)]
+        data: PathBuf,
+        #[arg(long, value_enum, default_value = "none")]
+        source: SourceArg,
+        #[command(flatten)]
+        recipe: RecipeArgs,
+    },
+    /// Answer one prompt, streaming
+    Generate(GenerateArgs),
+    /// Write a model folder or a web bundle
+    #[command(subcommand)]
+    Export(ExportVerb),
+    /// Check one fixture folder against our arithmetic, quantity by quantity
+    Verify {
+        /// Folder with case.json, expected.safetensors and a checkpoint
+        folder: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum ExportVerb {
+    /// Hugging Face folder in another precision
+    Hf {
+        folder: PathBuf,
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long, value_enum, default_value = "bf16")]
+        dtype: Dtype,
+    },
+    /// Web bundle from a vanilla and a CC-Tuned folder (W_T fitted) of the same shape
+    Bundle {
+        #[arg(long)]
+        vanilla: PathBuf,
+        #[arg(long)]
+        cc: PathBuf,
+        /// JSON-lines triples whose first prompts of each language become examples
+        #[arg(long)]
+        data: PathBuf,
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long, default_value_t = 40)]
+        max_new_tokens: usize,
+    },
+}
+
+#[derive(Args, Default)]
+struct RecipeArgs {
+    /// TOML file; see `recipe.toml` in any run folder for all keys
+    #[arg(long)]
+    recipe: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "default")]
+    preset: Preset,
+    /// Overrides one value: `--set optim.lr=1e-4`
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Args)]
+struct GenerateArgs {
+    /// A model folder
+    #[arg(long, conflicts_with = "bundle")]
+    folder: Option<PathBuf>,
+    /// A web bundle
+    #[arg(long)]
+    bundle: Option<PathBuf>,
+    #[arg(long)]
+    prompt: String,
+    /// English twin, for `--source parallel`
+    #[arg(long)]
+    english: Option<String>,
+    /// Which of a bundle's models
+    #[arg(long, value_enum, default_value = "cc")]
+    model: ModelArg,
+    /// Where the connection comes from; the default is the Transform Matrix if there is one
+    #[arg(long, value_enum)]
+    source: Option<SourceArg>,
+    /// Use this layer instead of the Decision Maker's, counted from 1
+    #[arg(long)]
+    layer: Option<usize>,
+    #[arg(long, default_value_t = 40)]
+    max_new_tokens: usize,
+    /// 0 is greedy
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// One JSON line with tokens, text and connection
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum MethodArg {
+    Sft,
+    Cc,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum ModelArg {
+    Vanilla,
+    Cc,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SourceArg {
+    None,
+    Parallel,
+    Transform,
+    Identity,
+    Zero,
+    Random,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<SourceArg> for Source {
+    fn from(source: SourceArg) -> Self {
+        match source {
+            SourceArg::None => Self::None,
+            SourceArg::Parallel => Self::Parallel,
+            SourceArg::Transform => Self::Transform,
+            SourceArg::Identity => Self::Identity,
+            SourceArg::Zero => Self::Zero,
+            SourceArg::Random => Self::Random,
+        }
+    }
+}
+
+impl From<Dtype> for Storage {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::F16 => Self::F16,
+        }
+    }
+}
+
+impl RecipeArgs {
+    fn load(&self) -> Result<Recipe> {
+        Recipe::load(self.preset, self.recipe.as_deref(), &self.set)
+    }
+}
+
+/// Parses the arguments, does what they ask and says how it ended.
+pub fn run() -> ExitCode {
+    match dispatch(Cli::parse().verb.unwrap_or(Verb::Run(RecipeArgs::default()))) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(interrupt::EXIT_CODE),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// True when the verb did all it was asked, false when a person stopped it.
+fn dispatch(verb: Verb) -> Result<bool> {
+    match verb {
+        Verb::Run(args) => {
+            let recipe = args.load()?;
+            let started = Instant::now();
+            let device = announce();
+            let done = crate::run::run(&recipe, &corpus::generate(CORPUS_SEED)?, model(&recipe, &device)?, &Interrupt::install()?)?;
+            println!("\n{:.0} s in all", started.elapsed().as_secs_f64());
+            Ok(done)
+        }
+        Verb::Pretrain(args) => {
+            let recipe = args.load()?;
+            let corpus = corpus::generate(CORPUS_SEED)?;
+            println!("{}", corpus::stats(&corpus));
+            pretrain::pretrain(&corpus, &recipe, &recipe.run.out, &announce(), &Interrupt::install()?)
+        }
+        Verb::Train { method, recipe } => train_one(method, &recipe.load()?),
+        Verb::Fit { folder, recipe } => fit_folder(&folder, &recipe.load()?),
+        Verb::Eval { folder, data, source, recipe } => eval_folder(&folder, &data, source.into(), &recipe.load()?),
+        Verb::Generate(args) => generate_one(&args).map(|()| true),
+        Verb::Export(ExportVerb::Hf { folder, out, dtype }) => {
+            let loaded = ModelFolder::load(&folder, None, 0, &Device::flex())?;
+            loaded.save_model(&loaded.model, &out, dtype.into())?;
+            if folder.join(TRANSFORM_FILE).exists() {
+                std::fs::copy(folder.join(TRANSFORM_FILE), out.join(TRANSFORM_FILE))?;
+            }
+            println!("{} written", out.display());
+            Ok(true)
+        }
+        Verb::Export(ExportVerb::Bundle { vanilla, cc, data, out, max_new_tokens }) => {
+            export_bundle(&vanilla, &cc, &data, &out, max_new_tokens)
+        }
+        Verb::Verify { folder } => crate::verify::verify(&folder),
+    }
+}
+
+fn announce() -> Device {
+    let (device, name) = device::choose();
+    println!("device: {name}");
+    device
+}
+
+/// The model that a recipe starts from.
+fn model(recipe: &Recipe, device: &Device) -> Result<ModelFolder> {
+    let path = match &recipe.model.path {
+        Place::Builtin => shipped("base"),
+        Place::Path(path) => path.clone(),
+    };
+    ModelFolder::load(&path, recipe.model.template.named(), recipe.optim.seed, device)
+}
+
+fn rows(recipe: &Recipe) -> Result<Vec<Row>> {
+    match &recipe.data.train {
+        Place::Builtin => Ok(corpus::generate(CORPUS_SEED)?.train.iter().map(Row::from).collect()),
+        Place::Path(path) => read_rows(path),
+    }
+}
+
+fn samples(recipe: &Recipe, folder: &ModelFolder, rows: &[Row]) -> Result<Vec<Sample>> {
+    let renderer = Renderer {
+        tokenizer: &folder.tokenizer,
+        template: folder.settings.template,
+        anchor: folder.settings.anchor,
+        cutoff: recipe.data.cutoff,
+        english_cutoff: recipe.data.english_cutoff,
+    };
+    let (samples, cut) = renderer.samples(rows)?;
+    if cut.truncated + cut.truncated_english > 0 {
+        println!("cut to fit: {} prompts and {} English twins of {}", cut.truncated, cut.truncated_english, rows.len());
+    }
+    Ok(samples)
+}
+
+fn train_one(method: MethodArg, recipe: &Recipe) -> Result<bool> {
+    let mut folder = model(recipe, &announce())?;
+    folder.settings.anchor = recipe.cc.anchor;
+    folder.settings.connection = recipe.cc.connection();
+    let samples = samples(recipe, &folder, &rows(recipe)?)?;
+    println!("training on {}", describe(&samples));
+    let method = match method {
+        MethodArg::Sft => Method::Sft,
+        MethodArg::Cc => Method::Cc(&recipe.cc),
+    };
+    let out = &recipe.run.out;
+    write_file_atomically(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
+    match train::train("train", &folder, &samples, method, recipe, out, &Interrupt::install()?)? {
+        Ended::Interrupted => Ok(false),
+        Ended::Finished(model) => {
+            folder.save_model(&model, &out.join("model"), Storage::F32)?;
+            println!("{} written", out.join("model").display());
+            Ok(true)
+        }
+    }
+}
+
+fn fit_folder(path: &Path, recipe: &Recipe) -> Result<bool> {
+    let folder = ModelFolder::load(path, recipe.model.template.named(), 0, &announce())?;
+    let rows = match &recipe.data.train {
+        Place::Builtin => corpus::generate(CORPUS_SEED)?.pairs.iter().map(Row::from).collect(),
+        Place::Path(path) => read_rows(path)?,
+    };
+    let rows: Vec<Row> = rows.into_iter().filter(|row| row.lang != "en").collect();
+    let samples = samples(recipe, &folder, &rows)?;
+    let pairs: Vec<(&Prompt, &Prompt)> = samples.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
+    let fitted = fit::fit(&folder.model, &pairs, &recipe.transform, recipe.optim.micro_tokens)?;
+    println!("{}", fitted.summary());
+    let bytes = transform_bytes(&fitted.matrix, folder.config.d_model)?;
+    write_file_atomically(&path.join(TRANSFORM_FILE), &bytes)?;
+    write_file_atomically(&path.join("transform.json"), serde_json::to_string_pretty(&fitted)?.as_bytes())?;
+    println!("{} written", path.join(TRANSFORM_FILE).display());
+    Ok(true)
+}
+
+fn eval_folder(path: &Path, data: &Path, source: Source, recipe: &Recipe) -> Result<bool> {
+    let folder = ModelFolder::load(path, recipe.model.template.named(), 0, &announce())?;
+    let samples = samples(recipe, &folder, &read_rows(data)?)?;
+    let prompts: Vec<(&Prompt, &Prompt)> = samples.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
+    let options = crate::run::options(recipe, &folder, source)?;
+    let answers = evaluate::answer(&folder.model, &folder.config, folded(&folder).as_ref(), &prompts, &options)?;
+    let score = evaluate::score(&samples, &answers, &folder.tokenizer)?;
+    for (lang, (right, asked)) in &score.languages {
+        println!("{lang:<8}{right:>6} of {asked:<6}{:>7.1} %", score.percent(lang));
+    }
+    println!("mean    {:>24.1} %", score.mean(|_| true));
+    Ok(true)
+}
+
+fn folded(folder: &ModelFolder) -> Option<FoldedTransform> {
+    folder.transform.as_ref().map(|transform| transform.fold(folder.model.model.decision_maker()))
+}
+
+fn generate_one(args: &GenerateArgs) -> Result<()> {
+    let device = device::choose().0;
+    let english;
+    match (&args.folder, &args.bundle) {
+        (None, None) => bail!("say which model answers: --folder DIR or --bundle DIR"),
+        (Some(path), _) => {
+            let folder = ModelFolder::load(path, None, 0, &device)?;
+            let render = |text: &str| folder.settings.template.render(&folder.tokenizer, text, folder.settings.anchor);
+            let prompt = render(&args.prompt)?;
+            english = args.english.as_deref().map(render).transpose()?;
+            let transform = folded(&folder);
+            let source = args.source.map(Source::from);
+            let source = source.unwrap_or(if transform.is_some() { Source::Transform } else { Source::None });
+            let options = GenerateOptions {
+                max_new_tokens: args.max_new_tokens,
+                sampling: args.sampling(),
+                source,
+                connection: folder.settings.connection,
+                stop_ids: folder.settings.template.stop_ids(&folder.tokenizer)?,
+            };
+            let asked = generate::Asked {
+                model: &folder.model,
+                config: &folder.config,
+                tokenizer: &folder.tokenizer,
+                transform: transform.as_ref(),
+                prompt: &prompt,
+                english: english.as_ref(),
+                options: args.with_layer(options, folder.config.n_layers)?,
+            };
+            generate::generate(asked, args.json)
+        }
+        (None, Some(path)) => {
+            let bundle = export::load(path, &device)?;
+            let prompt = bundle.prompt(&args.prompt)?;
+            english = args.english.as_deref().map(|text| bundle.prompt(text)).transpose()?;
+            let (model, default) = match args.model {
+                ModelArg::Vanilla => (&bundle.vanilla, Source::None),
+                ModelArg::Cc => (&bundle.cc, Source::Transform),
+            };
+            let mut options = bundle.options(args.source.map_or(default, Source::from))?;
+            options.sampling = args.sampling();
+            let asked = generate::Asked {
+                model,
+                config: &bundle.config,
+                tokenizer: &bundle.tokenizer,
+                transform: Some(&bundle.transform),
+                prompt: &prompt,
+                english: english.as_ref(),
+                options: args.with_layer(options, bundle.config.n_layers)?,
+            };
+            generate::generate(asked, args.json)
+        }
+    }
+}
+
+impl GenerateArgs {
+    fn sampling(&self) -> Sampling {
+        match self.temperature {
+            0.0 => Sampling::Greedy,
+            temperature => Sampling::TopP { temperature, top_p: self.top_p, seed: self.seed },
+        }
+    }
+
+    fn with_layer(&self, mut options: GenerateOptions, n_layers: usize) -> Result<GenerateOptions> {
+        if let Some(layer) = self.layer {
+            if !(1..=n_layers).contains(&layer) {
+                bail!("--layer {layer}: this model has layers 1 to {n_layers}");
+            }
+            options.connection.pool = Pool::Fixed(layer - 1);
+        }
+        Ok(options)
+    }
+}
+
+fn export_bundle(vanilla: &Path, cc: &Path, data: &Path, out: &Path, max_new_tokens: usize) -> Result<bool> {
+    let device = Device::flex();
+    let (vanilla, cc_path) = (ModelFolder::load(vanilla, None, 0, &device)?, cc);
+    let cc = ModelFolder::load(cc_path, None, 0, &device)?;
+    let transform = cc.transform.as_ref().with_context(|| {
+        format!("{}: no {TRANSFORM_FILE}; fit one first with `trainer fit {0}`", cc_path.display())
+    })?;
+    let mut examples: Vec<Example> = Vec::new();
+    for row in read_rows(data)? {
+        if examples.iter().filter(|example| example.lang == row.lang).count() < 6 {
+            let Row { lang, instruction, instruction_en, output, .. } = row;
+            examples.push(Example { lang, prompt: instruction, english: instruction_en, gold: output });
+        }
+    }
+    let matrix: Vec<f32> = transform.tensor().into_data().iter::<f32>().collect();
+    let bytes = export::bundle(
+        &Content {
+            title: &format!("{} and its vanilla twin", cc_path.display()),
+            origin: "trainer export bundle",
+            vanilla: &vanilla,
+            cc: &cc,
+            transform: &matrix,
+            examples: &examples,
+            max_new_tokens,
+        },
+        out,
+    )?;
+    println!("{} written, {:.1} MB", out.display(), bytes as f64 / 1e6);
+    Ok(true)
+}

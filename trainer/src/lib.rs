@@ -1,0 +1,29 @@
+//! `trainer`: fine-tunes with CC-Tuning, fits the Transform Matrix, evaluates, generates and exports.
+//!
+//! `main` -> `cli::run` -> one `match`; verbs never call verbs. This is a library only so that the integration tests
+//! can reach its rooms.
+
+pub mod batches;
+pub mod cli;
+pub mod corpus;
+pub mod data;
+pub mod device;
+pub mod evaluate;
+pub mod export;
+pub mod fit;
+pub mod generate;
+pub mod interrupt;
+pub mod log;
+pub mod model_folder;
+pub mod optim;
+pub mod overlay;
+pub mod pretrain;
+pub mod progress;
+pub mod recipe;
+pub mod run;
+pub mod run_folder;
+pub mod sample;
+pub mod schedule;
+pub mod step;
+pub mod train;
+pub mod verify;

@@ -1,0 +1,5 @@
+//! Starts [`trainer::cli`].
+
+fn main() -> std::process::ExitCode {
+    trainer::cli::run()
+}

@@ -1,0 +1,172 @@
+//! Model folders in Hugging Face layout, in and out.
+//!
+//! Beside what `transformers` reads there is `cctuning.json`: template, anchor and the connection's choices that the
+//! model was trained with, and in a CC-Tuned model `transform_matrix.safetensors`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use burn::tensor::Device;
+use cctuning::chat::{AnchorRule, ChatTemplate};
+use cctuning::checkpoint::{self, Checkpoint, Storage, save_tensors};
+use cctuning::config::ModelConfig;
+use cctuning::generate::ConnectionOptions;
+use cctuning::model::CcModel;
+use cctuning::tokenizer::Tokenizer;
+use cctuning::transform_matrix::TransformMatrix;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+pub const TRANSFORM_FILE: &str = "transform_matrix.safetensors";
+pub const TRANSFORM_TENSOR: &str = "transform_matrix";
+const SETTINGS_FILE: &str = "cctuning.json";
+
+/// What `cctuning.json` says.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub template: ChatTemplate,
+    pub anchor: AnchorRule,
+    pub connection: ConnectionOptions,
+}
+
+/// A model with everything needed to use it.
+pub struct ModelFolder {
+    pub config: ModelConfig,
+    pub model: CcModel,
+    pub tokenizer: Tokenizer,
+    pub tokenizer_json: Vec<u8>,
+    pub settings: Settings,
+    pub transform: Option<TransformMatrix>,
+}
+
+/// The folder of the checkpoint that is shipped with the source.
+pub fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets").join(name)
+}
+
+impl ModelFolder {
+    /// Loads a folder onto `device`. `template` overrides what the folder or its tokenizer says.
+    pub fn load(path: &Path, template: Option<ChatTemplate>, seed: u64, device: &Device) -> Result<Self> {
+        let config = load_config(path)?;
+        let tokenizer_json = read(path, "tokenizer.json")?;
+        let tokenizer = Tokenizer::from_json(&tokenizer_json).with_context(|| path.display().to_string())?;
+        if tokenizer.vocab_size() > config.vocab_size {
+            bail!(
+                "{}: tokenizer.json has {} tokens and config.json says vocab_size {}; they belong to different models",
+                path.display(),
+                tokenizer.vocab_size(),
+                config.vocab_size
+            );
+        }
+        let mut settings = match fs::read(path.join(SETTINGS_FILE)) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).with_context(|| path.join(SETTINGS_FILE).display().to_string())?
+            }
+            Err(_) => Settings {
+                template: template.or_else(|| ChatTemplate::detect(&tokenizer)).ok_or_else(|| {
+                    anyhow!("{}: no chat template fits this tokenizer; name one with model.template", path.display())
+                })?,
+                anchor: AnchorRule::default(),
+                connection: ConnectionOptions::default(),
+            },
+        };
+        settings.template = template.unwrap_or(settings.template);
+        let model = load_weights(path, &config, seed, device)?;
+        let transform = match path.join(TRANSFORM_FILE).exists() {
+            true => Some(load_transform(path, config.d_model, device)?),
+            false => None,
+        };
+        Ok(Self { config, model, tokenizer, tokenizer_json, settings, transform })
+    }
+
+    /// The same folder around another model of the same shape.
+    pub fn with_model(&self, model: CcModel) -> Result<Self> {
+        Ok(Self {
+            config: self.config.clone(),
+            model,
+            tokenizer: Tokenizer::from_json(&self.tokenizer_json)?,
+            tokenizer_json: self.tokenizer_json.clone(),
+            settings: self.settings,
+            transform: self.transform.clone(),
+        })
+    }
+
+    /// Writes `model`, of this folder's shape, with this folder's tokenizer and settings into `path`.
+    pub fn save_model(&self, model: &CcModel, path: &Path, storage: Storage) -> Result<()> {
+        let dtype = if storage == Storage::Bf16 { "bfloat16" } else { "float32" };
+        let stop = self.settings.template.stop_ids(&self.tokenizer)?;
+        let mut config = self.config.clone();
+        config.eos_token_ids.clone_from(&stop);
+        write(path, "model.safetensors", &checkpoint::save(model, storage)?)?;
+        write_json(path, "config.json", &config.to_json(dtype))?;
+        write_json(path, "generation_config.json", &json!({ "eos_token_id": stop, "do_sample": false }))?;
+        write_json(path, SETTINGS_FILE, &serde_json::to_value(self.settings)?)?;
+        write(path, "tokenizer.json", &self.tokenizer_json)?;
+        let tokenizer_config = json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": self.settings.template.stop_token(),
+            "model_max_length": self.config.max_positions,
+        });
+        write_json(path, "tokenizer_config.json", &tokenizer_config)
+    }
+}
+
+/// Reads `config.json` of a folder.
+pub fn load_config(path: &Path) -> Result<ModelConfig> {
+    ModelConfig::from_json(&read(path, "config.json")?).with_context(|| path.display().to_string())
+}
+
+/// Reads the weights of a folder: `model.safetensors`, or the shards that its index names.
+pub fn load_weights(path: &Path, config: &ModelConfig, seed: u64, device: &Device) -> Result<CcModel> {
+    let files = match fs::read(path.join("model.safetensors.index.json")) {
+        Err(_) => vec!["model.safetensors".to_string()],
+        Ok(index) => {
+            let index: Value = serde_json::from_slice(&index)
+                .with_context(|| path.join("model.safetensors.index.json").display().to_string())?;
+            let map = index["weight_map"].as_object().context("model.safetensors.index.json: no `weight_map` object")?;
+            let mut shards: Vec<String> = map.values().filter_map(Value::as_str).map(String::from).collect();
+            shards.sort();
+            shards.dedup();
+            shards
+        }
+    };
+    let bytes = files.iter().map(|file| read(path, file)).collect::<Result<Vec<_>>>()?;
+    let mut checkpoint = Checkpoint::default();
+    for (file, bytes) in files.iter().zip(&bytes) {
+        checkpoint.add(&path.join(file).display().to_string(), bytes)?;
+    }
+    device.seed(seed);
+    checkpoint::load(CcModel::new(config, device), &checkpoint).with_context(|| path.display().to_string())
+}
+
+/// Reads the Transform Matrix of a folder.
+pub fn load_transform(path: &Path, d_model: usize, device: &Device) -> Result<TransformMatrix> {
+    let bytes = read(path, TRANSFORM_FILE)?;
+    let mut checkpoint = Checkpoint::default();
+    checkpoint.add(&path.join(TRANSFORM_FILE).display().to_string(), &bytes)?;
+    Ok(TransformMatrix::from_rows(checkpoint.read(TRANSFORM_TENSOR)?.1, d_model, device)?)
+}
+
+/// The Transform Matrix as a safetensors file.
+pub fn transform_bytes(matrix: &[f32], d_model: usize) -> Result<Vec<u8>> {
+    let tensor = (TRANSFORM_TENSOR.to_string(), vec![d_model, d_model], matrix.to_vec());
+    Ok(save_tensors(vec![tensor], Storage::F32)?)
+}
+
+fn read(folder: &Path, file: &str) -> Result<Vec<u8>> {
+    let path = folder.join(file);
+    fs::read(&path).with_context(|| {
+        format!("cannot read {}: a model folder holds config.json, tokenizer.json and model.safetensors", path.display())
+    })
+}
+
+fn write(folder: &Path, file: &str, bytes: &[u8]) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    crate::run_folder::write_file_atomically(&folder.join(file), bytes)
+}
+
+fn write_json(folder: &Path, file: &str, json: &Value) -> Result<()> {
+    write(folder, file, format!("{json:#}\n").as_bytes())
+}

@@ -1,0 +1,166 @@
+//! AdamW with global-norm clipping over named gradients.
+//!
+//! Burn's own clips per tensor and keeps its state by parameter id; here the norm is global (as in
+//! `torch.nn.utils.clip_grad_norm_`), the Decision Maker can have its own learning rate, and the state is saved by
+//! Hugging Face name.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Gradients as Tape, Tensor, TensorData};
+use cctuning::checkpoint::{Checkpoint, DECISION_MAKER, Path, Storage, save_tensors};
+use cctuning::model::CcModel;
+
+use crate::recipe::Optim;
+
+/// Gradients by Hugging Face name, each flattened, without a graph.
+#[derive(Default)]
+pub struct Gradients(BTreeMap<String, Tensor<1>>);
+
+impl Gradients {
+    /// Adds what a backward pass left for every parameter of `model`.
+    pub fn accumulate(&mut self, model: &CcModel, tape: &mut Tape) {
+        let mut visitor = Accumulate { path: Path::default(), tape, sums: &mut self.0 };
+        model.visit(&mut visitor);
+    }
+
+    /// The global L2 norm.
+    pub fn norm(&self) -> f64 {
+        let squares: Vec<Tensor<1>> = self.0.values().map(|gradient| gradient.clone().square().sum()).collect();
+        if squares.is_empty() {
+            return 0.0;
+        }
+        Tensor::cat(squares, 0).into_data().iter::<f32>().map(f64::from).sum::<f64>().sqrt()
+    }
+
+    /// The gradient of one tensor, flattened as the module holds it.
+    pub fn get(&self, name: &str) -> Option<Tensor<1>> {
+        self.0.get(name).cloned()
+    }
+}
+
+struct Accumulate<'a> {
+    path: Path,
+    tape: &'a mut Tape,
+    sums: &'a mut BTreeMap<String, Tensor<1>>,
+}
+
+impl ModuleVisitor for Accumulate<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(gradient) = param.val().grad_remove(self.tape) else { return };
+        let gradient = gradient.flatten::<1>(0, D - 1);
+        let name = self.path.name();
+        let sum = match self.sums.remove(&name) {
+            Some(sum) => sum + gradient,
+            None => gradient,
+        };
+        self.sums.insert(name, sum);
+    }
+}
+
+/// First and second moments by name.
+pub struct AdamW {
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    weight_decay: f64,
+    clip: f64,
+    decision_lr_mult: f64,
+    steps: i32,
+    moments: BTreeMap<String, (Tensor<1>, Tensor<1>)>,
+}
+
+impl AdamW {
+    /// An optimizer that has taken no step. `decision_lr_mult` multiplies the Decision Maker's learning rate.
+    pub fn new(optim: &Optim, decision_lr_mult: f64) -> Self {
+        let Optim { beta1, beta2, eps, weight_decay, clip, .. } = *optim;
+        Self { beta1, beta2, eps, weight_decay, clip, decision_lr_mult, steps: 0, moments: BTreeMap::new() }
+    }
+
+    /// One step with gradients already normalised by the tokens of the global batch. Returns the new model and the
+    /// gradient norm before clipping.
+    pub fn step(&mut self, model: CcModel, gradients: &Gradients, lr: f64) -> (CcModel, f64) {
+        let norm = gradients.norm();
+        let scale = if self.clip > 0.0 { (self.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        self.steps += 1;
+        let model = model.map(&mut Update { path: Path::default(), optimizer: self, gradients, lr, scale });
+        (model, norm)
+    }
+
+    fn update(&mut self, name: &str, weight: Tensor<1>, gradient: Tensor<1>, lr: f64) -> Tensor<1> {
+        let (m, v) = self.moments.remove(name).unwrap_or_else(|| (gradient.zeros_like(), gradient.zeros_like()));
+        let m = m * self.beta1 + gradient.clone() * (1.0 - self.beta1);
+        let v = v * self.beta2 + gradient.square() * (1.0 - self.beta2);
+        let (correction1, correction2) = (1.0 - self.beta1.powi(self.steps), 1.0 - self.beta2.powi(self.steps));
+        let denominator = (v.clone() / correction2).sqrt() + self.eps;
+        let weight = if self.weight_decay > 0.0 { weight * (1.0 - lr * self.weight_decay) } else { weight };
+        let weight = weight - m.clone() / denominator * (lr / correction1);
+        self.moments.insert(name.into(), (m, v));
+        weight
+    }
+
+    /// The moments as a safetensors file, names behind `m.` and `v.`.
+    pub fn save(&self) -> Result<Vec<u8>> {
+        let flat = |prefix: &str, name: &str, moment: &Tensor<1>| {
+            let values: Vec<f32> = moment.to_data().iter::<f32>().collect();
+            (format!("{prefix}.{name}"), vec![values.len()], values)
+        };
+        let tensors = self.moments.iter().flat_map(|(name, (m, v))| [flat("m", name, m), flat("v", name, v)]).collect();
+        Ok(save_tensors(tensors, Storage::F32)?)
+    }
+
+    /// Takes up the moments of [`Self::save`] after `steps` steps.
+    pub fn resume(&mut self, file: &str, bytes: &[u8], steps: usize, device: &Device) -> Result<()> {
+        let mut checkpoint = Checkpoint::default();
+        checkpoint.add(file, bytes)?;
+        let tensor = |name: String| -> Result<Tensor<1>> {
+            let (shape, values) = checkpoint.read(&name)?;
+            Ok(Tensor::from_data(TensorData::new(values, shape), device))
+        };
+        for name in checkpoint.names().filter_map(|name| name.strip_prefix("m.")) {
+            let moments = (tensor(format!("m.{name}"))?, tensor(format!("v.{name}"))?);
+            self.moments.insert(name.into(), moments);
+        }
+        self.steps = steps as i32;
+        Ok(())
+    }
+}
+
+struct Update<'a> {
+    path: Path,
+    optimizer: &'a mut AdamW,
+    gradients: &'a Gradients,
+    lr: f64,
+    scale: f64,
+}
+
+impl ModuleMapper for Update<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.path.name();
+        let Some(gradient) = self.gradients.get(&name) else { return param };
+        let lr = if name == DECISION_MAKER { self.lr * self.optimizer.decision_lr_mult } else { self.lr };
+        param.map(|weight| {
+            let shape = weight.dims();
+            let weight = weight.inner().flatten::<1>(0, D - 1);
+            let weight = self.optimizer.update(&name, weight, gradient * self.scale, lr);
+            Tensor::from_inner(weight.reshape(shape)).require_grad()
+        })
+    }
+}

@@ -1,0 +1,350 @@
+//! `Recipe`: one validated value that says everything a training run depends on.
+//!
+//! It is made of layers, each over the one before: defaults, a preset, one TOML file, `--set section.key=value`.
+//! This room knows no tensor and reads no weight.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use cctuning::chat::{AnchorRule, ChatTemplate};
+use cctuning::decision_maker::Pool;
+use cctuning::generate::{Choice, ConnectionOptions};
+use cctuning::model::InputEmbedding;
+use serde::{Deserialize, Serialize};
+
+use crate::overlay;
+
+/// Everything a training run depends on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    pub data: Data,
+    pub model: Model,
+    pub optim: Optim,
+    pub cc: Cc,
+    pub transform: Transform,
+    pub eval: Eval,
+    pub run: Run,
+}
+
+/// Which rows, and how much of each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// A `.jsonl` or `.jsonl.gz` file of triples, or the shipped corpus.
+    pub train: Place,
+    /// The most tokens of a prompt with its answer.
+    pub cutoff: usize,
+    /// The most tokens of the English prompt; its own budget.
+    pub english_cutoff: usize,
+    /// Seeds the order of the rows.
+    pub seed: u64,
+}
+
+/// Which weights to start from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// A Hugging Face folder, or the shipped base checkpoint.
+    pub path: Place,
+    pub template: Template,
+}
+
+/// AdamW and its schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optim {
+    /// Peak learning rate.
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    /// Largest global gradient norm; 0 leaves gradients as they are.
+    pub clip: f64,
+    pub schedule: Schedule,
+    /// Share of all steps spent warming up.
+    pub warmup_ratio: f64,
+    pub epochs: usize,
+    /// Stops earlier than `epochs` would; 0 sets no limit.
+    pub max_steps: usize,
+    /// Samples in one optimizer step.
+    pub batch_size: usize,
+    /// Padded tokens in one micro-batch.
+    pub micro_tokens: usize,
+    /// Seeds what training draws (Gumbel noise, the Decision Maker's start).
+    pub seed: u64,
+}
+
+/// The connection itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cc {
+    pub anchor: AnchorRule,
+    pub e: InputEmbedding,
+    pub english_grad: EnglishGrad,
+    pub pool: Pool,
+    /// How the layer is chosen at inference.
+    pub selection: Choice,
+    /// Temperature of the Gumbel-Softmax.
+    pub tau: f64,
+    /// Scale of the injected vector.
+    pub alpha: f64,
+    /// The Decision Maker's learning rate over the model's.
+    pub decision_lr_mult: f64,
+    /// Train English rows without a connection.
+    pub skip_english: bool,
+    /// Seeds `selection = "gumbel"` and `pool = "random"`.
+    pub seed: u64,
+}
+
+/// How the Transform Matrix is fitted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transform {
+    pub pairs: usize,
+    /// Relative to the mean diagonal of the Gram matrix.
+    pub ridge: f64,
+    /// Seeds which pairs are drawn.
+    pub seed: u64,
+    /// Share of the pairs kept out of the fit, for the held-out error.
+    pub holdout: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Eval {
+    pub max_new_tokens: usize,
+    /// The most prompts per language; 0 takes all.
+    pub limit: usize,
+}
+
+/// Where a run writes, and how often.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    pub out: PathBuf,
+    /// Steps between checkpoints; 0 saves only at the end.
+    pub save_every: usize,
+    /// Checkpoints kept.
+    pub keep: usize,
+    pub log_every: usize,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self { train: Place::Builtin, cutoff: 256, english_cutoff: 256, seed: 0 }
+    }
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { path: Place::Builtin, template: Template::Auto }
+    }
+}
+
+impl Default for Optim {
+    fn default() -> Self {
+        Self {
+            lr: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip: 1.0,
+            schedule: Schedule::Cosine,
+            warmup_ratio: 0.1,
+            epochs: 1,
+            max_steps: 0,
+            batch_size: 16,
+            micro_tokens: 4096,
+            seed: 0,
+        }
+    }
+}
+
+impl Default for Cc {
+    fn default() -> Self {
+        Self {
+            anchor: AnchorRule::LastPrompt,
+            e: InputEmbedding::ContentMean,
+            english_grad: EnglishGrad::Detach,
+            pool: Pool::DecisionMaker,
+            selection: Choice::Argmax,
+            tau: 1.0,
+            alpha: 1.0,
+            decision_lr_mult: 1.0,
+            skip_english: false,
+            seed: 0,
+        }
+    }
+}
+
+impl Cc {
+    /// The choices that belong to the trained model and are stored with it.
+    pub fn connection(&self) -> ConnectionOptions {
+        let Self { e, pool, selection, alpha, seed, .. } = *self;
+        ConnectionOptions { e, pool, choice: selection, alpha: alpha as f32, seed }
+    }
+}
+
+impl Template {
+    /// The template, unless it is to be detected.
+    pub fn named(self) -> Option<ChatTemplate> {
+        match self {
+            Self::Auto => None,
+            Self::Llama3 => Some(ChatTemplate::Llama3),
+            Self::Qwen2 => Some(ChatTemplate::Qwen2),
+            Self::Plain => Some(ChatTemplate::Plain),
+        }
+    }
+}
+
+impl Default for Transform {
+    fn default() -> Self {
+        Self { pairs: 1000, ridge: 0.0, seed: 0, holdout: 0.1 }
+    }
+}
+
+impl Default for Eval {
+    fn default() -> Self {
+        Self { max_new_tokens: 40, limit: 0 }
+    }
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self { out: PathBuf::from("runs/latest"), save_every: 100, keep: 2, log_every: 1 }
+    }
+}
+
+/// Something shipped with the trainer, or a path (relative to the folder the trainer is started in).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Place {
+    Builtin,
+    Path(PathBuf),
+}
+
+impl From<String> for Place {
+    fn from(text: String) -> Self {
+        if text == "builtin" { Self::Builtin } else { Self::Path(text.into()) }
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::Builtin => "builtin".into(),
+            Place::Path(path) => path.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Template {
+    /// By the model's architecture.
+    Auto,
+    Llama3,
+    Qwen2,
+    Plain,
+}
+
+/// Cosine decay to zero after a linear warm-up, the only schedule there is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    Cosine,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EnglishGrad {
+    Detach,
+    Full,
+}
+
+/// A named starting point under the recipe file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, clap::ValueEnum)]
+pub enum Preset {
+    #[default]
+    Default,
+    /// The released code's arithmetic.
+    Reference,
+    /// The paper's full fine-tuning settings.
+    PaperHparams,
+}
+
+impl Preset {
+    fn toml(self) -> &'static str {
+        match self {
+            Self::Default => "",
+            Self::Reference => "[cc]\nanchor = 'role_token'\ne = 'anchor'\nselection = 'gumbel'\n",
+            Self::PaperHparams => {
+                "[data]\ncutoff = 1024\nenglish_cutoff = 1024\n\
+                 [optim]\nlr = 1e-5\nbatch_size = 16\nepochs = 3\nmax_steps = 0\nschedule = 'cosine'\nwarmup_ratio = 0.1\n"
+            }
+        }
+    }
+}
+
+impl Recipe {
+    /// Layers defaults, preset, file and overrides into one value.
+    ///
+    /// # Errors
+    /// Every unknown key, wrong type and value out of range at once, each with its place.
+    pub fn load(preset: Preset, file: Option<&Path>, overrides: &[String]) -> Result<Self> {
+        let mut assignments = overlay::document(preset.toml(), "preset")?;
+        if let Some(file) = file {
+            let text =
+                std::fs::read_to_string(file).with_context(|| format!("cannot read the recipe {}", file.display()))?;
+            assignments.extend(overlay::document(&text, &file.display().to_string())?);
+        }
+        for text in overrides {
+            assignments.push(overlay::argument(text)?);
+        }
+        let mut recipe = Self::default();
+        overlay::apply(&mut recipe, &assignments, Self::range_fault)?;
+        Ok(recipe)
+    }
+
+    /// The resolved configuration, every value written out; `load` reads it back to the same recipe.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).context("a recipe value does not fit into TOML")
+    }
+
+    /// What the range of `key` is, if its value lies outside.
+    fn range_fault(&self, key: &str) -> Option<&'static str> {
+        let Self { data, optim, cc, transform, eval, run, .. } = self;
+        let above_0 = |value: f64| (value.is_finite() && value > 0.0, "a number above 0");
+        let from_0 = |value: f64| (value.is_finite() && value >= 0.0, "a number of 0 or more");
+        let below_1 = |value: f64| ((0.0..1.0).contains(&value), "a number from 0 to below 1");
+        let from_1 = |value: usize| (value >= 1, "at least 1");
+        let (valid, expected) = match key {
+            "data.cutoff" => from_1(data.cutoff),
+            "data.english_cutoff" => from_1(data.english_cutoff),
+            "optim.lr" => above_0(optim.lr),
+            "optim.beta1" => below_1(optim.beta1),
+            "optim.beta2" => below_1(optim.beta2),
+            "optim.eps" => above_0(optim.eps),
+            "optim.weight_decay" => from_0(optim.weight_decay),
+            "optim.clip" => from_0(optim.clip),
+            "optim.warmup_ratio" => below_1(optim.warmup_ratio),
+            "optim.epochs" => from_1(optim.epochs),
+            "optim.batch_size" => from_1(optim.batch_size),
+            "optim.micro_tokens" => from_1(optim.micro_tokens),
+            "cc.tau" => above_0(cc.tau),
+            "cc.alpha" => (cc.alpha.is_finite(), "a finite number"),
+            "cc.decision_lr_mult" => from_0(cc.decision_lr_mult),
+            "transform.pairs" => from_1(transform.pairs),
+            "transform.ridge" => from_0(transform.ridge),
+            "transform.holdout" => below_1(transform.holdout),
+            "eval.max_new_tokens" => from_1(eval.max_new_tokens),
+            "run.keep" => from_1(run.keep),
+            "run.log_every" => from_1(run.log_every),
+            _ => (true, ""),
+        };
+        (!valid).then_some(expected)
+    }
+}

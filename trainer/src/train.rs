@@ -1,0 +1,181 @@
+//! The training loop, top to bottom: order, step, log, checkpoint, resume.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use burn::module::Module;
+use cctuning::checkpoint::Storage;
+use cctuning::model::CcModel;
+use serde::{Deserialize, Serialize};
+
+use crate::batches::Order;
+use crate::interrupt::Interrupt;
+use crate::log::Log;
+use crate::model_folder::{ModelFolder, load_weights};
+use crate::optim::AdamW;
+use crate::progress::Progress;
+use crate::recipe::Recipe;
+use crate::run_folder;
+use crate::sample::Sample;
+use crate::schedule;
+use crate::step::{ConnectionStats, Method, step};
+
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const STATE_FILE: &str = "state.json";
+
+/// What a checkpoint remembers beside weights and moments. The order of the data, the learning rate and the noise are
+/// pure functions of the recipe and the step, so this is all.
+#[derive(Serialize, Deserialize)]
+struct State {
+    step: usize,
+    /// The recipe, to refuse resuming another run.
+    recipe: String,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    step: usize,
+    loss: f64,
+    grad_norm: f64,
+    lr: f64,
+    tokens: usize,
+    tokens_per_second: f64,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    connection: Option<ConnectionStats>,
+}
+
+/// How a training run ended.
+pub enum Ended {
+    /// All steps were taken.
+    Finished(CcModel),
+    /// A person asked to stop; the checkpoint holds everything that resuming needs.
+    Interrupted,
+}
+
+/// Trains `folder`'s model on `samples`. Checkpoints and the log are written below `out`; a run that was stopped there
+/// goes on where its newest whole checkpoint stands.
+pub fn train(
+    label: &str,
+    folder: &ModelFolder,
+    samples: &[Sample],
+    method: Method,
+    recipe: &Recipe,
+    out: &Path,
+    interrupt: &Interrupt,
+) -> Result<Ended> {
+    if samples.is_empty() {
+        bail!("there is nothing to train on: the data holds no rows");
+    }
+    let checkpoints = out.join("checkpoints");
+    run_folder::sweep(out)?;
+    run_folder::sweep(&checkpoints)?;
+    let optim = &recipe.optim;
+    let mut order = Order::new(samples.len(), optim.batch_size, recipe.data.seed);
+    let all = order.steps_per_epoch() * optim.epochs;
+    let total = if optim.max_steps > 0 { all.min(optim.max_steps) } else { all };
+
+    let mut model = folder.model.clone();
+    let device = model.device();
+    let mut optimizer = AdamW::new(optim, recipe.cc.decision_lr_mult);
+    let mut done = 0;
+    if let Some(checkpoint) = run_folder::newest_valid(&checkpoints)? {
+        let state: State = serde_json::from_slice(&fs::read(checkpoint.join(STATE_FILE))?)
+            .with_context(|| checkpoint.join(STATE_FILE).display().to_string())?;
+        if state.recipe != fingerprint(recipe)? {
+            bail!(
+                "{} was made with another recipe; resume with the recipe it was started with (recipe.toml beside it), or give another run.out",
+                checkpoint.display()
+            );
+        }
+        model = load_weights(&checkpoint, &folder.config, optim.seed, &device)?;
+        let file = checkpoint.join(OPTIMIZER_FILE);
+        optimizer.resume(&file.display().to_string(), &fs::read(&file)?, state.step, &device)?;
+        done = state.step;
+    }
+    let mut model = model.train();
+    let mut log = Log::open(&out.join("log.jsonl"), done)?;
+    let mut progress = Progress::new(label, total, done);
+    if done > 0 {
+        progress.say(&format!("resuming {label} after step {done} of {total}"));
+    }
+
+    for at in done..total {
+        let started = Instant::now();
+        let batch: Vec<&Sample> = order.batch(at).iter().map(|&row| &samples[row]).collect();
+        let result = step(&model, &batch, method, optim.micro_tokens, at);
+        let lr = schedule::lr(at, total, optim.lr, optim.warmup_ratio);
+        let (updated, grad_norm) = optimizer.step(model, &result.gradients, lr);
+        model = updated;
+        if !result.loss.is_finite() || !grad_norm.is_finite() {
+            let ids: Vec<&str> = batch.iter().map(|sample| sample.id.as_str()).collect();
+            bail!(
+                "step {}: loss {} and gradient norm {grad_norm}; the newest checkpoint is from before. Lower optim.lr, or look at rows {ids:?}",
+                at + 1,
+                result.loss
+            );
+        }
+        let done = at + 1;
+        if done % recipe.run.log_every == 0 || done == total {
+            log.write(&Entry {
+                step: done,
+                loss: result.loss,
+                grad_norm,
+                lr,
+                tokens: result.tokens,
+                tokens_per_second: result.tokens as f64 / started.elapsed().as_secs_f64(),
+                connection: result.connection,
+            })?;
+        }
+        progress.step(done, result.loss as f32, result.tokens);
+        let stop = interrupt.requested();
+        let due = recipe.run.save_every > 0 && done % recipe.run.save_every == 0;
+        if stop || due || done == total {
+            save(&model, folder, &optimizer, recipe, &checkpoints, done)?;
+        }
+        if stop && done < total {
+            progress.say(&format!("{label} stopped after step {done} of {total}; the same command goes on from there"));
+            return Ok(Ended::Interrupted);
+        }
+    }
+    Ok(Ended::Finished(model.valid()))
+}
+
+fn save(
+    model: &CcModel,
+    folder: &ModelFolder,
+    optimizer: &AdamW,
+    recipe: &Recipe,
+    checkpoints: &Path,
+    done: usize,
+) -> Result<()> {
+    run_folder::write_atomically(checkpoints, &format!("step-{done}"), |path| {
+        folder.save_model(&model.valid(), path, Storage::F32)?;
+        fs::write(path.join(OPTIMIZER_FILE), optimizer.save()?)?;
+        let state = State { step: done, recipe: fingerprint(recipe)? };
+        fs::write(path.join(STATE_FILE), serde_json::to_vec(&state)?)?;
+        Ok(())
+    })?;
+    run_folder::prune(checkpoints, recipe.run.keep)
+}
+
+/// Everything of a recipe that decides the losses: all but where and how often it writes.
+fn fingerprint(recipe: &Recipe) -> Result<String> {
+    Recipe { run: Default::default(), eval: Default::default(), transform: Default::default(), ..recipe.clone() }.to_toml()
+}
+
+/// Supervised tokens and rows per language, for the start of a run.
+pub fn describe(samples: &[Sample]) -> String {
+    let mut languages: HashMap<&str, usize> = HashMap::new();
+    for sample in samples {
+        *languages.entry(&sample.lang).or_default() += 1;
+    }
+    let mut languages: Vec<_> = languages.into_iter().collect();
+    languages.sort();
+    let tokens: usize = samples.iter().map(Sample::len).sum();
+    let answers: usize = samples.iter().map(|sample| sample.answer.len()).sum();
+    let list: Vec<String> = languages.iter().map(|(lang, rows)| format!("{lang} {rows}")).collect();
+    format!("{} rows ({}), {tokens} tokens, {answers} of them answers", samples.len(), list.join(", "))
+}

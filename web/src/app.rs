@@ -1,0 +1,126 @@
+//! The page from top to bottom, and what its address may ask for.
+//!
+//! # Address
+//! `?device=cpu` computes on the CPU; `?bundle=PATH` opens another bundle of the same origin.
+//!
+//! # Handles for tests (they keep their names)
+//! - `main[data-phase]`: `starting loading testing ready answering dead`
+//! - `#prompt` `#ask` `#stop`; `[data-lang=CODE]` chooses a language, `[data-example=N]` asks its N-th example
+//! - `input[name=source][value=off|transform|identity]`, `select#layer` (empty: Decision Maker, else counted from 0)
+//! - `#pane-vanilla` `#pane-cc`: `data-state=idle|running|complete|stopped`, `data-tokens`, `data-ids` (comma-separated, when
+//!   complete), the text in `.answer`; `#gold` the expected answer
+//! - `#connection[data-layer]`, its rows `[data-probability]`
+//! - `#files[data-verified][data-total]`, `#device[data-webgpu]`, `#device-note`, `#self-test[data-passed]`
+//! - `#failure[data-aftermath]` with `#failure-detail`; `#restart`, `#restart-cpu`
+
+use crate::client::{Client, DEFAULT_CONNECTION, Phase};
+use crate::components::connection::ConnectionPanel;
+use crate::components::failure::FailurePanel;
+use crate::components::pane::PaneCard;
+use crate::components::prompt::PromptCard;
+use crate::components::status::{Loading, Status};
+use crate::protocol::{DeviceWish, Pane};
+use leptos::ev;
+use leptos::prelude::*;
+use wasm_bindgen::JsCast;
+use web_sys::{HtmlElement, Url};
+
+/// Draws the page in place of its loading message.
+pub fn mount() {
+    let Some(place) = document().get_element_by_id("app").and_then(|element| element.dyn_into::<HtmlElement>().ok()) else { return };
+    place.set_text_content(None);
+    mount_to(place, App).forget();
+}
+
+#[component]
+fn App() -> impl IntoView {
+    let address = Address::read();
+    let client = Client::start(address.bundle, address.device);
+    let connection = RwSignal::new(DEFAULT_CONNECTION);
+    window_event_listener(ev::keydown, move |event| {
+        if event.key() == "Escape" {
+            client.stop();
+        }
+    });
+    view! {
+        <header class="top">
+            <img src="icon.svg" alt="" width="40" height="40"/>
+            <div>
+                <h1>"Same question, two fine-tunings"</h1>
+                <p class="lead">
+                    "One small multilingual model, fine-tuned twice on the same data. The second was "
+                    <strong>"CC-Tuned"</strong>
+                    ": while it learned to answer in other languages, one of its layers could lean on what the model itself thinks in English. \
+                     Both run in your browser; nothing you type leaves it."
+                </p>
+            </div>
+        </header>
+        <main data-phase=move || phase_name(client.phase.get())>
+            <FailurePanel client/>
+            <Loading client/>
+            <PromptCard client connection/>
+            <div class="panes">
+                <PaneCard client pane=Pane::Vanilla/>
+                <PaneCard client pane=Pane::CcTuned/>
+            </div>
+            <Gold client/>
+            <ConnectionPanel client/>
+            <Status client/>
+        </main>
+        <footer>
+            "The method: " <cite>"CC-Tuning"</cite> ", "
+            <a href="https://arxiv.org/abs/2506.00875" rel="noreferrer">"arXiv 2506.00875"</a>
+            ". Built in Rust with Leptos and Burn."
+        </footer>
+    }
+}
+
+/// The right answer, once both panes have given theirs.
+#[component]
+fn Gold(client: Client) -> impl IntoView {
+    let gold = move || {
+        let question = client.question.get()?;
+        let both = client.vanilla.report.get().is_some() && client.cc.report.get().is_some();
+        both.then_some(question.gold).flatten().map(|gold| (gold, question.lang))
+    };
+    move || {
+        gold().map(|(gold, lang)| {
+            view! { <p class="gold">"Expected answer: " <bdi id="gold" dir="auto" lang=lang>{gold}</bdi></p> }
+        })
+    }
+}
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Loading => "loading",
+        Phase::Testing => "testing",
+        Phase::Ready => "ready",
+        Phase::Answering => "answering",
+        Phase::Dead => "dead",
+    }
+}
+
+/// What the page's address asks for.
+struct Address {
+    bundle: String,
+    device: DeviceWish,
+}
+
+impl Address {
+    fn read() -> Self {
+        let here = document().base_uri().ok().flatten().unwrap_or_default();
+        let page = window().location().href().ok().and_then(|href| Url::new(&href).ok());
+        let wish = |name: &str| page.as_ref().and_then(|page| page.search_params().get(name));
+        let device = match wish("device").as_deref() {
+            Some("cpu") => DeviceWish::Cpu("the address asks for it. Remove device=cpu from it to use WebGPU.".into()),
+            _ => DeviceWish::Best,
+        };
+        let own = |path: &str| Url::new_with_base(path, &here).ok();
+        // Another origin's bundle is not opened: the page promises to talk to its own server only.
+        let asked = wish("bundle").and_then(|path| own(&path)).filter(|url| page.as_ref().is_some_and(|page| page.origin() == url.origin()));
+        let folder = asked.or_else(|| own("bundle/")).map(|url| url.href()).unwrap_or_default();
+        let bundle = if folder.ends_with('/') { folder } else { folder + "/" };
+        Address { bundle, device }
+    }
+}

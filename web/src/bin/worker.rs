@@ -1,0 +1,112 @@
+//! The worker: listens to the page, computes, reports. The only place where models run.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::{JsFuture, future_to_promise, spawn_local};
+use web::engine::{Engine, choose_device, survives};
+use web::protocol::{Aftermath, DeviceWish, Event, Failure, Request};
+use web::{scope, weights};
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_name = addEventListener)]
+    fn add_event_listener(kind: &str, listener: &js_sys::Function);
+}
+
+/// What outlives a request.
+#[derive(Default)]
+struct Worker {
+    loading: Cell<bool>,
+    engine: OnceCell<Engine>,
+}
+
+fn main() {
+    scope::report_panics();
+    let worker = Rc::new(Worker::default());
+    let listener = Closure::<dyn FnMut(web_sys::MessageEvent)>::new(move |message: web_sys::MessageEvent| {
+        let request = message.data().as_string().and_then(|text| serde_json::from_str(&text).ok());
+        match request {
+            Some(request) => worker.hear(request),
+            None => web_sys::console::error_2(&"not a request of this page:".into(), &message.data()),
+        }
+    });
+    add_event_listener("message", listener.as_ref().unchecked_ref());
+    listener.forget();
+    // What traps without a panic, as running out of memory does, ends here.
+    let lost = Closure::<dyn FnMut(JsValue)>::new(|event: JsValue| {
+        let reason = js_sys::Reflect::get(&event, &"reason".into()).unwrap_or_default();
+        scope::post(&Event::Failure(scope::after_death(format!("{reason:?}"))));
+    });
+    add_event_listener("unhandledrejection", lost.as_ref().unchecked_ref());
+    lost.forget();
+    scope::post(&Event::Booted);
+}
+
+impl Worker {
+    fn hear(self: &Rc<Self>, request: Request) {
+        match request {
+            Request::Load { bundle, device } if !self.loading.replace(true) => spawn_local(self.clone().load(bundle, device)),
+            Request::Load { .. } => {}
+            Request::Ask { id, prompt, connection } => {
+                let worker = self.clone();
+                spawn_local(async move {
+                    let Some(engine) = worker.engine.get() else { return };
+                    if let Err(error) = engine.answer(id, &prompt, connection).await {
+                        scope::post(&Event::Failure(answer_failure(&error)));
+                    }
+                });
+            }
+            Request::Stop => {
+                if let Some(engine) = self.engine.get() {
+                    engine.stop();
+                }
+            }
+        }
+    }
+
+    async fn load(self: Rc<Self>, bundle: String, device: DeviceWish) {
+        // The device opens while the files travel.
+        let candidate = Rc::new(RefCell::new(None));
+        let opened = candidate.clone();
+        let opening = future_to_promise(async move {
+            *opened.borrow_mut() = Some(choose_device(device).await);
+            Ok(JsValue::UNDEFINED)
+        });
+        let fetched = match weights::fetch(&bundle).await {
+            Ok(fetched) => fetched,
+            Err(reason) => return scope::post(&Event::Failure(load_failure(reason))),
+        };
+        JsFuture::from(opening).await.ok();
+        let Some(candidate) = candidate.take() else { return };
+        match Engine::start(&fetched, candidate).await {
+            Ok(engine) => {
+                let welcome = engine.welcome();
+                self.engine.set(engine).ok();
+                scope::post(&Event::Ready(welcome));
+            }
+            Err(reason) => scope::post(&Event::Failure(load_failure(reason))),
+        }
+    }
+}
+
+fn load_failure(detail: String) -> Failure {
+    Failure {
+        title: "The models could not be loaded".into(),
+        advice: "Check the connection and reload. If it says the same again, the files on the server are not the ones this page \
+                 was built with: export the bundle again."
+            .into(),
+        detail,
+        aftermath: Aftermath::Dead,
+    }
+}
+
+fn answer_failure(error: &cctuning::Error) -> Failure {
+    let (title, advice, aftermath) = if survives(error) {
+        ("This question cannot be answered", "Change the prompt and ask again.", Aftermath::Usable)
+    } else {
+        let advice = "Reload to open the device again. If it happens again, close other tabs, or run the models on the CPU.";
+        ("The device stopped computing", advice, Aftermath::Dead)
+    };
+    Failure { title: title.into(), advice: advice.into(), detail: error.to_string(), aftermath }
+}

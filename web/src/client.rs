@@ -1,0 +1,327 @@
+//! The page's handle on the worker: starts it, keeps what it reports as signals, asks it questions.
+//!
+//! Must not know: how anything looks.
+
+use crate::languages::language_of;
+use crate::protocol::{
+    Aftermath, Connection, ConnectionReport, ConnectionSource, DeviceReport, DeviceWish, Event, ExamplePrompt, Failure, FileSize, Pane,
+    PaneReport, Request, SelfTestReport, Welcome,
+};
+use leptos::prelude::*;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+use wasm_bindgen::prelude::*;
+use web_sys::{ErrorEvent, MessageEvent};
+
+/// Trunk's start-up module for the worker, beside the page.
+const WORKER: &str = "worker_loader.js";
+/// Characters between two announcements of a growing answer to a screen reader.
+const ANNOUNCE_EVERY: usize = 60;
+
+#[wasm_bindgen]
+extern "C" {
+    type Worker;
+    #[wasm_bindgen(constructor, catch)]
+    fn new(url: &str, options: &JsValue) -> Result<Worker, JsValue>;
+    #[wasm_bindgen(method, js_name = postMessage)]
+    fn post(this: &Worker, message: &str);
+    #[wasm_bindgen(method)]
+    fn terminate(this: &Worker);
+    #[wasm_bindgen(method, setter)]
+    fn set_onmessage(this: &Worker, listener: Option<&js_sys::Function>);
+    #[wasm_bindgen(method, setter)]
+    fn set_onerror(this: &Worker, listener: Option<&js_sys::Function>);
+}
+
+/// A file of the bundle on its way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileState {
+    pub size: FileSize,
+    pub received: u64,
+    pub verified: bool,
+}
+
+/// What the worker is doing, in the order it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// The worker's program is being fetched and compiled.
+    Starting,
+    /// The bundle is being fetched.
+    Loading,
+    /// The self-test runs.
+    Testing,
+    Ready,
+    Answering,
+    /// Only a reload helps.
+    Dead,
+}
+
+/// One pane's signals.
+#[derive(Clone, Copy)]
+pub struct PaneState {
+    pub text: RwSignal<String>,
+    pub tokens: RwSignal<usize>,
+    pub report: RwSignal<Option<PaneReport>>,
+    /// What a screen reader has been told: grows in steps, not in tokens.
+    pub announced: RwSignal<String>,
+}
+
+impl PaneState {
+    fn new() -> Self {
+        PaneState {
+            text: RwSignal::default(),
+            tokens: RwSignal::default(),
+            report: RwSignal::default(),
+            announced: RwSignal::default(),
+        }
+    }
+
+    fn clear(&self) {
+        self.text.set(String::new());
+        self.tokens.set(0);
+        self.report.set(None);
+        self.announced.set(String::new());
+    }
+}
+
+/// The question that the panes answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    pub id: u32,
+    pub prompt: String,
+    pub connection: Connection,
+    /// ISO 639-1, where it can be told.
+    pub lang: Option<String>,
+    /// The right answer, where the prompt is one of the bundle's examples.
+    pub gold: Option<String>,
+}
+
+/// Everything the page knows. Copies are handles on the same state.
+#[derive(Clone, Copy)]
+pub struct Client {
+    pub phase: RwSignal<Phase>,
+    pub files: RwSignal<Vec<FileState>>,
+    pub device: RwSignal<Option<DeviceReport>>,
+    pub self_test: RwSignal<Option<SelfTestReport>>,
+    pub welcome: RwSignal<Option<Welcome>>,
+    pub question: RwSignal<Option<Question>>,
+    pub vanilla: PaneState,
+    pub cc: PaneState,
+    pub connected: RwSignal<Option<ConnectionReport>>,
+    pub failure: RwSignal<Option<Failure>>,
+    worker: StoredValue<Option<Rc<RunningWorker>>, LocalStorage>,
+    bundle: StoredValue<String>,
+}
+
+/// A worker with the listeners that must live as long as it does.
+struct RunningWorker {
+    worker: Worker,
+    _on_message: Closure<dyn FnMut(MessageEvent)>,
+    _on_error: Closure<dyn FnMut(ErrorEvent)>,
+}
+
+impl Drop for RunningWorker {
+    fn drop(&mut self) {
+        self.worker.set_onmessage(None);
+        self.worker.set_onerror(None);
+        self.worker.terminate();
+    }
+}
+
+impl Client {
+    /// Starts the worker on the bundle at `bundle`, an absolute address with a trailing slash.
+    pub fn start(bundle: String, device: DeviceWish) -> Self {
+        let client = Client {
+            phase: RwSignal::new(Phase::Starting),
+            files: RwSignal::default(),
+            device: RwSignal::default(),
+            self_test: RwSignal::default(),
+            welcome: RwSignal::default(),
+            question: RwSignal::default(),
+            vanilla: PaneState::new(),
+            cc: PaneState::new(),
+            connected: RwSignal::default(),
+            failure: RwSignal::default(),
+            worker: StoredValue::new_local(None),
+            bundle: StoredValue::new(bundle),
+        };
+        client.start_worker(device);
+        client
+    }
+
+    /// Ends the worker there is and starts another on this device. The files come from the browser's cache.
+    pub fn start_worker(self, device: DeviceWish) {
+        self.phase.set(Phase::Starting);
+        self.files.set(Vec::new());
+        self.device.set(None);
+        self.self_test.set(None);
+        self.failure.set(None);
+        let wish = Rc::new(RefCell::new(Some(device)));
+        let on_message = Closure::new(move |message: MessageEvent| {
+            let Some(text) = message.data().as_string() else { return };
+            match serde_json::from_str(&text) {
+                Ok(Event::Booted) => {
+                    if let Some(device) = wish.borrow_mut().take() {
+                        self.phase.set(Phase::Loading);
+                        self.send(&Request::Load { bundle: self.bundle.get_value(), device });
+                    }
+                }
+                Ok(event) => self.hear(event),
+                Err(error) => self.fail(unreadable(error.to_string())),
+            }
+        });
+        let on_error = Closure::new(move |error: ErrorEvent| {
+            error.prevent_default();
+            // The panic hook has already said it better.
+            if self.phase.get_untracked() != Phase::Dead {
+                self.fail(no_worker(js_sys::Reflect::get(&error, &"message".into()).ok().and_then(|text| text.as_string())));
+            }
+        });
+        let options = js_sys::Object::new();
+        js_sys::Reflect::set(&options, &"type".into(), &"module".into()).ok();
+        match Worker::new(WORKER, &options) {
+            Ok(worker) => {
+                worker.set_onmessage(Some(on_message.as_ref().unchecked_ref()));
+                worker.set_onerror(Some(on_error.as_ref().unchecked_ref()));
+                self.worker.set_value(Some(Rc::new(RunningWorker { worker, _on_message: on_message, _on_error: on_error })));
+            }
+            Err(_) => self.fail(no_worker(None)),
+        }
+    }
+
+    /// Asks both models. Does nothing unless the worker waits for a question.
+    pub fn ask(self, prompt: String, connection: Connection) {
+        if self.phase.get_untracked() != Phase::Ready || prompt.trim().is_empty() {
+            return;
+        }
+        let id = self.question.get_untracked().map_or(1, |question| question.id + 1);
+        let examples = self.examples_untracked();
+        let example = examples.iter().find(|example| example.prompt.trim() == prompt.trim());
+        let question = Question {
+            id,
+            lang: language_of(&prompt, &examples),
+            gold: example.map(|example| example.gold.clone()),
+            prompt: prompt.clone(),
+            connection,
+        };
+        self.vanilla.clear();
+        self.cc.clear();
+        self.connected.set(None);
+        self.failure.set(None);
+        self.question.set(Some(question));
+        self.phase.set(Phase::Answering);
+        self.send(&Request::Ask { id, prompt, connection });
+    }
+
+    /// Ends the answer at its next token.
+    pub fn stop(self) {
+        if self.phase.get_untracked() == Phase::Answering {
+            self.send(&Request::Stop);
+        }
+    }
+
+    /// The bundle's examples, for event handlers.
+    pub fn examples_untracked(self) -> Vec<ExamplePrompt> {
+        self.welcome.with_untracked(|welcome| welcome.as_ref().map_or_else(Vec::new, |welcome| welcome.examples.clone()))
+    }
+
+    /// This pane's signals.
+    pub fn pane(self, pane: Pane) -> PaneState {
+        match pane {
+            Pane::Vanilla => self.vanilla,
+            Pane::CcTuned => self.cc,
+        }
+    }
+
+    fn send(self, request: &Request) {
+        let Ok(text) = serde_json::to_string(request) else { return };
+        if let Some(running) = self.worker.get_value() {
+            running.worker.post(&text);
+        }
+    }
+
+    fn hear(self, event: Event) {
+        match event {
+            Event::Booted => {}
+            Event::Files(sizes) => {
+                let fresh = |size| FileState { size, received: 0, verified: false };
+                self.files.set(sizes.into_iter().map(fresh).collect());
+            }
+            Event::Received { path, bytes } => self.on_file(&path, |file| file.received = bytes),
+            Event::Verified { path } => self.on_file(&path, |file| file.verified = true),
+            Event::Device(report) => {
+                self.device.set(Some(report));
+                self.phase.set(Phase::Testing);
+            }
+            Event::SelfTest(report) => self.self_test.set(Some(report)),
+            Event::Ready(welcome) => {
+                self.welcome.set(Some(welcome));
+                self.phase.set(Phase::Ready);
+            }
+            Event::Connected { id, report } if self.is_current(id) => self.connected.set(Some(report)),
+            Event::Text { id, pane, text, tokens } if self.is_current(id) => {
+                let pane = self.pane(pane);
+                pane.text.update(|answer| answer.push_str(&text));
+                pane.tokens.set(tokens);
+                let length = pane.text.with_untracked(String::len);
+                if length >= pane.announced.with_untracked(String::len) + ANNOUNCE_EVERY {
+                    pane.announced.set(pane.text.get_untracked());
+                }
+            }
+            Event::Finished { id, pane, report } if self.is_current(id) => {
+                let pane = self.pane(pane);
+                pane.announced.set(pane.text.get_untracked());
+                pane.tokens.set(report.tokens);
+                pane.report.set(Some(report));
+            }
+            Event::Done { id } if self.is_current(id) => self.phase.set(Phase::Ready),
+            // Late words of an answer that another question has ended.
+            Event::Connected { .. } | Event::Text { .. } | Event::Finished { .. } | Event::Done { .. } => {}
+            Event::Failure(failure) if failure.aftermath == Aftermath::DeadOnWebGpu => {
+                let reason = format!("WebGPU crashed in its self-test ({}). Update the browser or the graphics driver.", failure.detail);
+                // Not from inside the dying worker's own listener, which this would drop.
+                set_timeout(move || self.start_worker(DeviceWish::Cpu(reason)), Duration::ZERO);
+            }
+            Event::Failure(failure) => self.fail(failure),
+        }
+    }
+
+    fn fail(self, failure: Failure) {
+        self.phase.set(if failure.aftermath == Aftermath::Usable { Phase::Ready } else { Phase::Dead });
+        self.failure.set(Some(failure));
+    }
+
+    fn is_current(self, id: u32) -> bool {
+        self.question.with_untracked(|question| question.as_ref().is_some_and(|question| question.id == id))
+    }
+
+    fn on_file(self, path: &str, change: impl FnOnce(&mut FileState)) {
+        self.files.update(|files| {
+            if let Some(file) = files.iter_mut().find(|file| file.size.path == path) {
+                change(file);
+            }
+        });
+    }
+}
+
+/// The switch as the page opens.
+pub const DEFAULT_CONNECTION: Connection = Connection { source: ConnectionSource::Transform, layer: None };
+
+fn no_worker(detail: Option<String>) -> Failure {
+    Failure {
+        title: "The program that runs the models could not start".into(),
+        advice: "Reload the page. If it happens again, use a current browser: it needs WebAssembly with SIMD and module workers.".into(),
+        detail: detail.unwrap_or_else(|| format!("{WORKER} did not load")),
+        aftermath: Aftermath::Dead,
+    }
+}
+
+fn unreadable(detail: String) -> Failure {
+    Failure {
+        title: "The page and its worker are of different versions".into(),
+        advice: "Reload the page without the browser's cache (Ctrl+Shift+R).".into(),
+        detail,
+        aftermath: Aftermath::Dead,
+    }
+}

@@ -1,0 +1,34 @@
+//! The one place where errors end: what happened, what the visitor can do, and buttons that do it.
+
+use crate::client::Client;
+use crate::protocol::{Aftermath, DeviceWish};
+use leptos::prelude::*;
+
+#[component]
+pub fn FailurePanel(client: Client) -> impl IntoView {
+    let on_cpu = move |_| client.start_worker(DeviceWish::Cpu("you chose it after an error. Reload the page to try WebGPU again.".into()));
+    let panel = move || {
+        let failure = client.failure.get()?;
+        let usable = failure.aftermath == Aftermath::Usable;
+        let buttons = if usable {
+            view! { <button type="button" on:click=move |_| client.failure.set(None)>"Close"</button> }.into_any()
+        } else {
+            view! {
+                <button type="button" id="restart" class="primary" on:click=move |_| client.start_worker(DeviceWish::Best)>
+                    "Reload the models"
+                </button>
+                <button type="button" id="restart-cpu" on:click=on_cpu>"Run them on the CPU"</button>
+            }
+            .into_any()
+        };
+        Some(view! {
+            <section id="failure" class="card failure" role="alert" data-aftermath=if usable { "usable" } else { "dead" }>
+                <h2>{failure.title}</h2>
+                <p>{failure.advice}</p>
+                <p id="failure-detail" class="detail" dir="auto">{failure.detail}</p>
+                <div class="buttons">{buttons}</div>
+            </section>
+        })
+    };
+    panel
+}

@@ -1,0 +1,60 @@
+//! The prompt box with its examples, the connection switch, and Ask / Stop.
+
+use crate::client::{Client, Phase};
+use crate::components::examples::Examples;
+use crate::components::switch::ConnectionSwitch;
+use crate::languages::language_of;
+use crate::protocol::Connection;
+use leptos::ev::{KeyboardEvent, SubmitEvent};
+use leptos::prelude::*;
+
+#[component]
+pub fn PromptCard(client: Client, connection: RwSignal<Connection>) -> impl IntoView {
+    let text = RwSignal::new(String::new());
+    let ask = move || client.ask(text.get_untracked(), connection.get_untracked());
+    let on_submit = move |event: SubmitEvent| {
+        event.prevent_default();
+        ask();
+    };
+    let on_key = move |event: KeyboardEvent| {
+        if event.key() == "Enter" && (event.ctrl_key() || event.meta_key()) {
+            event.prevent_default();
+            ask();
+        }
+    };
+    let on_choose = move |prompt: String| {
+        text.set(prompt);
+        ask();
+    };
+    let lang = move || language_of(&text.get(), &client.welcome.get().map_or_else(Vec::new, |welcome| welcome.examples));
+    let answering = move || client.phase.get() == Phase::Answering;
+    let cannot_ask = move || client.phase.get() != Phase::Ready || text.with(|text| text.trim().is_empty());
+    view! {
+        <form class="card prompt" on:submit=on_submit>
+            <Examples client on_choose/>
+            <label for="prompt">"Your question"</label>
+            <textarea
+                id="prompt"
+                dir="auto"
+                lang=lang
+                rows="2"
+                autocomplete="off"
+                spellcheck="false"
+                placeholder="Choose an example, or type a short question in any of these languages"
+                prop:value=move || text.get()
+                on:input=move |event| text.set(event_target_value(&event))
+                on:keydown=on_key
+            ></textarea>
+            <div class="actions">
+                <ConnectionSwitch client connection/>
+                <div class="buttons">
+                    <span class="keys" aria-hidden="true"><kbd>"Ctrl"</kbd>" + "<kbd>"Enter"</kbd></span>
+                    <button type="button" id="stop" aria-keyshortcuts="Escape" disabled=move || !answering() on:click=move |_| client.stop()>
+                        "Stop"
+                    </button>
+                    <button type="submit" id="ask" class="primary" aria-keyshortcuts="Control+Enter" disabled=cannot_ask>"Ask both"</button>
+                </div>
+            </div>
+        </form>
+    }
+}

@@ -1,0 +1,251 @@
+//! The two models on one device: choosing it, proving it against the golden answers, and answering in lock-step.
+//!
+//! Must not know: where files come from, what the page looks like.
+
+use crate::gpu;
+use crate::protocol::{
+    AnswerEnd, Connection, ConnectionReport, ConnectionSource, DeviceReport, DeviceWish, Event, ExamplePrompt, LanguageName, Pane,
+    PaneReport, SelfTestReport, Welcome,
+};
+use crate::scope::{elapsed_s, give_way, post, set_unproved_webgpu};
+use crate::weights::Fetched;
+use burn::tensor::Device;
+use cctuning::bundle::{Bundle, Manifest};
+use cctuning::chat::Prompt;
+use cctuning::decision_maker::Pool;
+use cctuning::generate::{Decoding, GenerateOptions, Source};
+use cctuning::model::CcModel;
+use cctuning::tokenizer::TextStream;
+use cctuning::{Error, Result};
+use std::cell::Cell;
+
+/// Golden prompts that the self-test computes again: both panes, so every kernel runs, and is compiled, before the first question.
+const SELF_TEST_PROMPTS: usize = 2;
+
+/// Both models, proved on the device they are on.
+pub struct Engine {
+    bundle: Bundle,
+    /// The answer that may still go on; 0 is none. `Ask` and `Stop` set it while an answer runs.
+    current: Cell<u32>,
+}
+
+/// A device that the models may be put on.
+pub struct Candidate {
+    device: Device,
+    report: DeviceReport,
+}
+
+/// The best device there is. Runs beside the download.
+pub async fn choose_device(wish: DeviceWish) -> Candidate {
+    match wish {
+        DeviceWish::Cpu(reason) => cpu(reason),
+        DeviceWish::Best => match gpu::open().await {
+            Ok(gpu) => Candidate { device: gpu.device, report: DeviceReport { webgpu: true, name: gpu.name, note: None } },
+            Err(reason) => cpu(reason),
+        },
+    }
+}
+
+fn cpu(reason: String) -> Candidate {
+    let report = DeviceReport { webgpu: false, name: "CPU".into(), note: Some(reason) };
+    Candidate { device: Device::flex(), report }
+}
+
+impl Engine {
+    /// Puts the models on the device and proves it; if WebGPU computes wrongly, does the same on the CPU.
+    ///
+    /// # Errors
+    /// The bundle cannot be read, or even the CPU does not reproduce its golden answers.
+    pub async fn start(fetched: &Fetched, candidate: Candidate) -> std::result::Result<Engine, String> {
+        let webgpu = candidate.report.webgpu;
+        set_unproved_webgpu(webgpu);
+        let attempt = Engine::prove(fetched, candidate).await;
+        set_unproved_webgpu(false);
+        match attempt {
+            Err(Unproved::Device(reason)) if webgpu => {
+                let reason = format!("WebGPU did not pass the self-test ({reason}). Update the browser or the graphics driver.");
+                Engine::prove(fetched, cpu(reason)).await.map_err(Unproved::into_text)
+            }
+            other => other.map_err(Unproved::into_text),
+        }
+    }
+
+    async fn prove(fetched: &Fetched, candidate: Candidate) -> std::result::Result<Engine, Unproved> {
+        let Candidate { device, report } = candidate;
+        let webgpu = report.webgpu;
+        post(&Event::Device(report));
+        let bundle = Manifest::parse(&fetched.manifest)
+            .and_then(|manifest| Bundle::load(manifest, &fetched.files, &device))
+            .map_err(|error| Unproved::Bundle(error.to_string()))?;
+        give_way().await;
+        let started_s = elapsed_s();
+        let test = bundle.self_test(SELF_TEST_PROMPTS).await.map_err(|error| Unproved::Device(error.to_string()))?;
+        post(&Event::SelfTest(SelfTestReport {
+            webgpu,
+            prompts: test.prompts,
+            max_logit_error: test.max_logit_error,
+            tolerance: test.tolerance,
+            tokens_equal: test.tokens_equal,
+            passed: test.passed,
+            elapsed_s: elapsed_s() - started_s,
+        }));
+        if test.passed {
+            return Ok(Engine { bundle, current: Cell::new(0) });
+        }
+        let tokens = if test.tokens_equal { "the same tokens" } else { "other tokens" };
+        Err(Unproved::Device(format!("logits are off by {:.2e}, {:.0e} is allowed; {tokens}", test.max_logit_error, test.tolerance)))
+    }
+
+    /// What the page shows before the first question.
+    pub fn welcome(&self) -> Welcome {
+        let Bundle { manifest, config, examples, .. } = &self.bundle;
+        let languages = manifest.languages.iter().map(|language| LanguageName { code: language.code.clone(), name: language.name.clone() });
+        let examples = examples.iter().map(|example| ExamplePrompt {
+            lang: example.lang.clone(),
+            prompt: example.prompt.clone(),
+            gold: example.gold.clone(),
+        });
+        Welcome {
+            title: manifest.title.clone(),
+            n_layers: config.n_layers,
+            languages: languages.collect(),
+            examples: examples.collect(),
+        }
+    }
+
+    /// Ends the answer that runs, at its next token.
+    pub fn stop(&self) {
+        self.current.set(0);
+    }
+
+    /// Answers in both panes, one token each in turn, until both end or another request takes over.
+    ///
+    /// # Errors
+    /// The prompt cannot be used, or the device stopped computing.
+    pub async fn answer(&self, id: u32, text: &str, connection: Connection) -> Result<()> {
+        self.current.set(id);
+        let bundle = &self.bundle;
+        let prompt = bundle.prompt(text)?;
+        let source = match connection.source {
+            ConnectionSource::Off => Source::None,
+            ConnectionSource::Transform => Source::Transform,
+            ConnectionSource::Identity => Source::Identity,
+        };
+        let mut connected = bundle.options(source)?;
+        if let Some(layer) = connection.layer {
+            connected.connection.pool = Pool::Fixed(layer.min(bundle.config.n_layers - 1));
+        }
+
+        let mut vanilla = self.begin(id, Pane::Vanilla, &bundle.vanilla, &prompt, bundle.options(Source::None)?)?;
+        vanilla.step().await?;
+        give_way().await;
+        let mut cc = self.begin(id, Pane::CcTuned, &bundle.cc, &prompt, connected)?;
+        cc.step().await?;
+        if let Some(made) = cc.decoding.connections().await?.and_then(|rows| rows.into_iter().next()) {
+            let report = ConnectionReport {
+                layer: made.layer,
+                probabilities: made.probabilities,
+                vector_norm: made.vector_norm,
+                stream_norm: made.stream_norm,
+            };
+            post(&Event::Connected { id, report });
+        }
+        while self.current.get() == id && (vanilla.running() || cc.running()) {
+            give_way().await;
+            for turn in [&mut vanilla, &mut cc] {
+                if self.current.get() == id {
+                    turn.step().await?;
+                }
+            }
+        }
+        vanilla.close(AnswerEnd::Stopped);
+        cc.close(AnswerEnd::Stopped);
+        post(&Event::Done { id });
+        Ok(())
+    }
+
+    fn begin<'e>(&'e self, id: u32, pane: Pane, model: &'e CcModel, prompt: &Prompt, options: GenerateOptions) -> Result<Turn<'e>> {
+        let started_s = elapsed_s();
+        let Bundle { config, transform, tokenizer, .. } = &self.bundle;
+        let decoding = Decoding::start(model, config, Some(transform), &[prompt], &[], options)?;
+        let text = Some(TextStream::new(tokenizer));
+        Ok(Turn { id, pane, decoding, text, ids: Vec::new(), first_token_s: elapsed_s() - started_s, decode_s: 0.0 })
+    }
+}
+
+/// Why a device was not accepted.
+enum Unproved {
+    /// Another device may do better.
+    Device(String),
+    /// No device will.
+    Bundle(String),
+}
+
+impl Unproved {
+    fn into_text(self) -> String {
+        match self {
+            Unproved::Device(text) | Unproved::Bundle(text) => text,
+        }
+    }
+}
+
+/// One pane's answer and its own clock.
+struct Turn<'e> {
+    id: u32,
+    pane: Pane,
+    decoding: Decoding<'e>,
+    /// Present until the answer ends.
+    text: Option<TextStream<'e>>,
+    ids: Vec<u32>,
+    first_token_s: f64,
+    decode_s: f64,
+}
+
+impl Turn<'_> {
+    fn running(&self) -> bool {
+        self.text.is_some()
+    }
+
+    /// One token, or the end.
+    async fn step(&mut self) -> Result<()> {
+        let Some(text) = &mut self.text else { return Ok(()) };
+        let started_s = elapsed_s();
+        let token = self.decoding.next_tokens().await?.and_then(|row| row.into_iter().flatten().next());
+        let took_s = elapsed_s() - started_s;
+        if self.ids.is_empty() {
+            self.first_token_s += took_s;
+        } else {
+            self.decode_s += took_s;
+        }
+        let Some(token) = token else {
+            self.close(AnswerEnd::Complete);
+            return Ok(());
+        };
+        self.ids.push(token);
+        if let Some(piece) = text.push(token)? {
+            self.say(piece);
+        }
+        Ok(())
+    }
+
+    /// Ends the answer if it has not ended yet.
+    fn close(&mut self, end: AnswerEnd) {
+        if self.text.take().is_none() {
+            return;
+        }
+        let decoded = self.ids.len().saturating_sub(1);
+        let tokens_per_second = (decoded > 0 && self.decode_s > 0.0).then(|| decoded as f64 / self.decode_s);
+        let ids = std::mem::take(&mut self.ids);
+        let report = PaneReport { tokens: ids.len(), ids, first_token_s: self.first_token_s, tokens_per_second, end };
+        post(&Event::Finished { id: self.id, pane: self.pane, report });
+    }
+
+    fn say(&self, text: String) {
+        post(&Event::Text { id: self.id, pane: self.pane, text, tokens: self.ids.len() });
+    }
+}
+
+/// Whether an error leaves the device usable: what is wrong with a prompt is, a failed device is not.
+pub fn survives(error: &Error) -> bool {
+    !matches!(error, Error::Device(_))
+}

@@ -1,0 +1,42 @@
+//! A guess at the language of a text, for the browser's fonts and voices.
+//!
+//! Must not know: models, the DOM.
+
+use crate::protocol::ExamplePrompt;
+
+/// The language of a prompt: the example's own, else what its script tells.
+pub fn language_of(text: &str, examples: &[ExamplePrompt]) -> Option<String> {
+    let example = examples.iter().find(|example| example.prompt.trim() == text.trim());
+    example.map(|example| example.lang.clone()).or_else(|| text.chars().find_map(of_script).map(str::to_owned))
+}
+
+/// The most spoken language of ours that is written with this character; none for Latin letters, which all share.
+fn of_script(character: char) -> Option<&'static str> {
+    Some(match character {
+        '\u{0370}'..='\u{03ff}' => "el",
+        '\u{0400}'..='\u{04ff}' => "ru",
+        '\u{0600}'..='\u{06ff}' => "ar",
+        '\u{0900}'..='\u{097f}' => "hi",
+        '\u{0980}'..='\u{09ff}' => "bn",
+        '\u{0c00}'..='\u{0c7f}' => "te",
+        '\u{0e00}'..='\u{0e7f}' => "th",
+        '\u{3040}'..='\u{30ff}' => "ja",
+        '\u{4e00}'..='\u{9fff}' => "zh",
+        '\u{ac00}'..='\u{d7af}' => "ko",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_example_keeps_its_own_language_and_other_text_is_told_by_its_script() {
+        let example = ExamplePrompt { lang: "ur".into(), prompt: "فرانس کا دارالحکومت؟".into(), gold: "پیرس".into() };
+        let examples = [example];
+        assert_eq!(language_of(" فرانس کا دارالحکومت؟ ", &examples).as_deref(), Some("ur"));
+        assert_eq!(language_of("ما هي عاصمة فرنسا؟", &examples).as_deref(), Some("ar"));
+        assert_eq!(language_of("Mji mkuu wa Kenya?", &examples), None);
+    }
+}

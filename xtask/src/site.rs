@@ -1,0 +1,218 @@
+//! A static web server for the built page on 127.0.0.1, and the faults that the browser tests put into it.
+//! It knows files and requests, not what they mean.
+
+use anyhow::{Context, Result, anyhow};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use tiny_http::{Header, Method, Request, Response, Server};
+
+/// Browsers open up to six connections to one host.
+const THREADS: usize = 6;
+/// A page's policy does not reach into its worker, so scripts carry one of their own: nothing but this host.
+const SCRIPT_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'";
+
+/// What goes wrong with one file, named by its path below the served folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The byte in the middle of the file arrives with its lowest bit turned over.
+    FlippedBit(String),
+    /// The file is answered with 404.
+    Missing(String),
+}
+
+/// A folder being served until this value is dropped.
+pub struct Site {
+    address: String,
+    server: Arc<Server>,
+    shared: Arc<Shared>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+struct Shared {
+    root: PathBuf,
+    fault: Mutex<Option<Fault>>,
+    requests: Mutex<Vec<String>>,
+}
+
+impl Site {
+    /// Serves `folder` on this port of 127.0.0.1; port 0 takes any free one.
+    pub fn open(folder: &Path, port: u16) -> Result<Site> {
+        let root = folder
+            .canonicalize()
+            .with_context(|| format!("there is no folder {} to serve; build the page first", folder.display()))?;
+        let server =
+            Server::http(("127.0.0.1", port)).map_err(|error| anyhow!("cannot listen on 127.0.0.1:{port}: {error}"))?;
+        let server = Arc::new(server);
+        let shared = Arc::new(Shared { root, fault: Mutex::default(), requests: Mutex::default() });
+        let threads = (0..THREADS).map(|_| {
+            let (server, shared) = (Arc::clone(&server), Arc::clone(&shared));
+            std::thread::spawn(move || {
+                while let Ok(request) = server.recv() {
+                    shared.answer(request);
+                }
+            })
+        });
+        let threads = threads.collect();
+        Ok(Site { address: format!("http://{}/", server.server_addr()), server, shared, threads })
+    }
+
+    /// Where the page is, with a slash at the end.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// From now on this goes wrong, instead of what went wrong before.
+    pub fn break_with(&self, fault: Fault) {
+        *self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+    }
+
+    /// The paths asked for so far, in order.
+    pub fn requests(&self) -> Vec<String> {
+        self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Serves until the process is ended from outside.
+    pub fn serve_forever(mut self) {
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has reported it; the others go on serving.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for _ in 0..THREADS {
+            self.server.unblock();
+        }
+    }
+}
+
+impl Shared {
+    fn answer(&self, request: Request) {
+        let path = request.url().split(['?', '#']).next().unwrap_or_default().to_owned();
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+        let sent = match (request.method(), self.read(&path)) {
+            (Method::Get | Method::Head, Some((file, bytes))) => {
+                let mut response = Response::from_data(bytes);
+                let kind = media_type(&file);
+                let mut fields =
+                    vec![("Content-Type", kind), ("Cache-Control", "no-cache"), ("X-Content-Type-Options", "nosniff")];
+                if kind.starts_with("text/javascript") {
+                    fields.push(("Content-Security-Policy", SCRIPT_POLICY));
+                }
+                for (name, value) in fields {
+                    response.add_header(Header::from_bytes(name, value).expect("our header fields are plain ASCII"));
+                }
+                request.respond(response)
+            }
+            (Method::Get | Method::Head, None) => {
+                request.respond(Response::from_string("not found").with_status_code(404))
+            }
+            _ => request.respond(Response::from_string("only GET and HEAD").with_status_code(405)),
+        };
+        // The visitor closed the page while it was loading: nobody is left to tell.
+        drop(sent);
+    }
+
+    fn read(&self, path: &str) -> Option<(PathBuf, Vec<u8>)> {
+        let relative = plain_path(path)?;
+        let file = self.root.join(relative).canonicalize().ok()?;
+        // A link inside the folder must not lead out of it.
+        if !file.starts_with(&self.root) {
+            return None;
+        }
+        let mut bytes = std::fs::read(&file).ok()?;
+        match &*self.fault.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(Fault::Missing(name)) if name == relative => return None,
+            Some(Fault::FlippedBit(name)) if name == relative => {
+                let middle = bytes.len() / 2;
+                *bytes.get_mut(middle)? ^= 1;
+            }
+            _ => {}
+        }
+        Some((file, bytes))
+    }
+}
+
+/// The path below the served folder, or `None` for one that could name anything else.
+/// All our files have plain names, so an encoded character is refused too.
+fn plain_path(path: &str) -> Option<&str> {
+    let path = path.strip_prefix('/')?;
+    if path.is_empty() {
+        return Some("index.html");
+    }
+    let is_plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    path.split('/').all(is_plain).then_some(path)
+}
+
+fn media_type(file: &Path) -> &'static str {
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js" | "mjs") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("wasm") => "application/wasm",
+        Some("json") => "application/json",
+        Some("webmanifest") => "application/manifest+json",
+        Some("svg") => "image/svg+xml",
+        Some("png") => "image/png",
+        Some("ico") => "image/x-icon",
+        Some("txt" | "md") => "text/plain; charset=utf-8",
+        _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_cannot_leave_the_served_folder() {
+        for path in [
+            "/../Cargo.toml",
+            "/a/../../b",
+            "//etc/passwd",
+            "/.git/config",
+            "/%2e%2e/x",
+            "/a\\..\\b",
+            "/c:/x",
+            "etc/passwd",
+        ] {
+            assert_eq!(plain_path(path), None, "{path}");
+        }
+        assert_eq!(plain_path("/"), Some("index.html"));
+        assert_eq!(plain_path("/bundle/weights-0.safetensors"), Some("bundle/weights-0.safetensors"));
+    }
+
+    #[test]
+    fn a_flipped_bit_reaches_the_named_file_only_and_changes_one_byte() {
+        let shared = Shared {
+            root: Path::new(env!("CARGO_MANIFEST_DIR")).canonicalize().unwrap(),
+            fault: Mutex::new(Some(Fault::FlippedBit("Cargo.toml".into()))),
+            requests: Mutex::default(),
+        };
+        let expected = std::fs::read(shared.root.join("Cargo.toml")).unwrap();
+        let (_, found) = shared.read("/Cargo.toml").unwrap();
+        assert_eq!(expected.iter().zip(&found).filter(|(a, b)| a != b).count(), 1);
+        let (_, whole) = shared.read("/src/main.rs").unwrap();
+        assert_eq!(whole, std::fs::read(shared.root.join("src/main.rs")).unwrap());
+    }
+
+    #[test]
+    fn every_answer_names_its_media_type_and_is_asked_for_again() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let site = Site::open(folder, 0).unwrap();
+        let answer = ureq::get(format!("{}src/site.rs?v=1", site.address())).call().unwrap();
+        assert_eq!(answer.headers()["content-type"], "application/octet-stream");
+        assert_eq!(answer.headers()["cache-control"], "no-cache");
+        assert_eq!(media_type(Path::new("worker_bg.wasm")), "application/wasm");
+        site.break_with(Fault::Missing("src/site.rs".into()));
+        let gone = ureq::get(format!("{}src/site.rs", site.address())).call();
+        assert!(matches!(gone, Err(ureq::Error::StatusCode(404))), "{gone:?}");
+        assert_eq!(site.requests(), ["/src/site.rs", "/src/site.rs"]);
+    }
+}

@@ -1,0 +1,114 @@
+//! `cargo xtask test`: the native tests, then the page, then the tests in real browsers, and one line that sums them up.
+
+use crate::steps::{command, find_program, step, target_dir};
+use crate::{page, tools};
+use anyhow::{Context, Result, ensure};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+
+/// The native packages: `web` exists for wasm only, and the CUDA kernels are nothing a test without a card could run.
+const NATIVE: [&str; 6] = ["--release", "--locked", "--workspace", "--exclude", "web", "--no-default-features"];
+
+/// How many tests passed, failed and were left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+}
+
+/// Runs everything and prints `N passed, N failed` as its last line.
+pub fn run() -> Result<ExitCode> {
+    // First, so that a missing program is known before the long builds.
+    tools::for_the_browsers()?;
+    let native = step("run the native tests", || cargo_test(&NATIVE))?;
+    page::build()?;
+    let browsers = step("run the browser tests", || {
+        // Browsers share two cores with the software that plays the graphics card: one test at a time.
+        cargo_test(&["--release", "--locked", "--package", "xtask", "--test", "browser", "--", "--test-threads", "1"])
+    })?;
+    let total = native.plus(browsers);
+    ensure!(total.passed + total.failed > 0, "no test was executed");
+    let ignored = if total.ignored > 0 { format!(", {} skipped", total.ignored) } else { String::new() };
+    println!("\n{} passed, {} failed{ignored}", total.passed, total.failed);
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The Chromium of this machine.
+pub fn chromium() -> Option<PathBuf> {
+    find_program(&["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"])
+}
+
+/// The Firefox of this machine.
+pub fn firefox() -> Option<PathBuf> {
+    find_program(&["firefox-esr", "firefox"])
+}
+
+/// Where `cargo test` leaves the trainer.
+pub fn trainer() -> PathBuf {
+    target_dir().join("release").join(format!("trainer{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// Runs `cargo test` with every test file, whatever fails, and counts what its closing lines say.
+fn cargo_test(arguments: &[&str]) -> Result<Count> {
+    let mut child = command("cargo")
+        .args(["test", "--no-fail-fast"])
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let mut count = Count::default();
+    let output = child.stdout.take().context("cargo's output was not kept")?;
+    for line in BufReader::new(output).lines() {
+        let line = line.context("cannot read what cargo prints")?;
+        println!("{line}");
+        count = count.plus(Count::from_line(&line));
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    // A failure without a failed test is a build that broke, or a test program that died before its closing line.
+    ensure!(
+        status.success() || count.failed > 0,
+        "`cargo test` ended with {status} before all tests had run; its last lines say why"
+    );
+    Ok(count)
+}
+
+impl Count {
+    /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; ...`; any other line counts nothing.
+    fn from_line(line: &str) -> Count {
+        let mut count = Count::default();
+        let Some(result) = line.strip_prefix("test result: ") else {
+            return count;
+        };
+        for part in result.split(['.', ';']) {
+            match part.trim().split_once(' ') {
+                Some((number, "passed")) => count.passed = number.parse().unwrap_or(0),
+                Some((number, "failed")) => count.failed = number.parse().unwrap_or(0),
+                Some((number, "ignored")) => count.ignored = number.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+        count
+    }
+
+    fn plus(self, other: Count) -> Count {
+        Count {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            ignored: self.ignored + other.ignored,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_counted_and_other_lines_are_not() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        assert_eq!(Count::from_line(line), Count { passed: 12, failed: 3, ignored: 1 });
+        assert_eq!(Count::from_line("test a_name ... ok"), Count::default());
+    }
+}
