@@ -33,7 +33,6 @@ impl KvCache {
     /// Marks `tokens` more as held, once every layer of a pass has written them.
     pub fn advance(&mut self, tokens: usize) {
         self.len += tokens;
-        assert!(self.len <= self.capacity, "KV cache: {} tokens in room for {}", self.len, self.capacity);
     }
 
     /// Forgets everything from position `len` on. Layers that are not run again keep what they hold there, which is
@@ -48,8 +47,12 @@ impl KvCache {
     /// # Shapes
     /// - `key`, `value`: `[batch, n_kv_heads, seq, head_dim]`
     /// - returns: two of `[batch, n_kv_heads, len + seq, head_dim]`
+    ///
+    /// # Panics
+    /// The tokens do not fit the capacity.
     pub fn write(&mut self, layer: usize, key: Tensor<4>, value: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, seq, width] = key.dims();
+        assert!(self.len + seq <= self.capacity, "KV cache: {} tokens in room for {}", self.len + seq, self.capacity);
         let (keys, values) = self.layers[layer].take().expect("a layer is put back after every write");
         let place = [0..batch, 0..heads, self.len..self.len + seq, 0..width];
         let keys = keys.slice_assign(place.clone(), key);

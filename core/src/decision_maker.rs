@@ -74,13 +74,22 @@ impl Selection {
         let weights = match self {
             Self::Argmax => one_hot_max(logits.clone()),
             Self::Gumbel { noise, tau } => {
-                let soft = softmax((logits.clone() + noise.clone()) / *tau, 1);
+                let soft = gumbel_softmax(logits.clone(), noise.clone(), *tau);
                 one_hot_max(soft.clone()) - soft.clone().detach() + soft
             }
             Self::Expectation => softmax(logits.clone(), 1),
         };
         Decision { logits, weights }
     }
+}
+
+/// `softmax((H + noise) / tau)`, the soft weights behind the straight-through ones (Eq. 4).
+///
+/// # Shapes
+/// - `logits`, `noise`: `[batch, n_layers]`
+/// - returns: the same
+pub fn gumbel_softmax(logits: Tensor<2>, noise: Tensor<2>, tau: f64) -> Tensor<2> {
+    softmax((logits + noise) / tau, 1)
 }
 
 fn one_hot_max(logits: Tensor<2>) -> Tensor<2> {

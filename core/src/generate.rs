@@ -143,6 +143,9 @@ impl<'m> Decoding<'m> {
             let limit = room.saturating_sub(options.max_new_tokens);
             return Err(Error::PromptTooLong { found: seq, limit });
         }
+        if let Pool::Fixed(layer) = options.connection.pool && layer >= config.n_layers {
+            return Err(Error::Config(format!("the pool is fixed({layer}) and this model has layers 0 to {}", config.n_layers - 1)));
+        }
         let batch = TokenBatch::new(&prompts.iter().map(|p| &p.ids).collect::<Vec<_>>(), &model.device());
         let mut cache = KvCache::new(config, prompts.len(), seq + options.max_new_tokens, &model.device());
         let prefill = Prefill { model, batch: &batch, prompts, position, options: &options };
@@ -323,6 +326,10 @@ impl Prefill<'_> {
             Source::Parallel => {
                 if english.len() != batch {
                     return Err(Error::Transform("the parallel source needs the English twin of every prompt".into()));
+                }
+                let (longest, room) = (english.iter().map(|p| p.ids.len()).max().unwrap_or(0), self.model.model.context());
+                if longest > room {
+                    return Err(Error::PromptTooLong { found: longest, limit: room });
                 }
                 let twins = TokenBatch::new(&english.iter().map(|p| &p.ids).collect::<Vec<_>>(), &device);
                 let anchor = Anchor::new(english.iter().map(|p| p.anchor).collect());

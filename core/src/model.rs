@@ -134,10 +134,15 @@ impl CcModel {
         let weights = match pool {
             Pool::DecisionMaker => return selection.decide(logits),
             Pool::Mean => Tensor::full([batch, n_layers], 1.0 / n_layers as f64, &device),
-            Pool::Random => {
-                let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                one_hot((0..batch).map(|_| rng.random_range(0..n_layers)).collect())
-            }
+            Pool::Random => match selection {
+                // Noise was drawn row by row already, in training for the whole batch: the largest of a row is a layer
+                // at random, and the cut into micro-batches does not change it.
+                Selection::Gumbel { noise, .. } => Selection::Argmax.decide(noise.clone()).weights,
+                _ => {
+                    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                    one_hot((0..batch).map(|_| rng.random_range(0..n_layers)).collect())
+                }
+            },
             Pool::Fixed(layer) => one_hot(vec![layer; batch]),
         };
         Decision { logits, weights }

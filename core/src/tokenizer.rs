@@ -12,7 +12,10 @@ impl Tokenizer {
     /// # Errors
     /// The bytes are not one.
     pub fn from_json(bytes: &[u8]) -> Result<Self> {
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| Error::Tokenizer(format!("tokenizer.json: {e}")))?;
+        let unusable = |e: &dyn core::fmt::Display| Error::Tokenizer(format!("tokenizer.json: {e}"));
+        // The library panics on a file that is cut inside its decoder section.
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(|e| unusable(&e))?;
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| unusable(&e))?;
         // A user's "<|end|>" is text: control tokens enter through `id` alone.
         tokenizer.set_encode_special_tokens(true);
         Ok(Self(tokenizer))

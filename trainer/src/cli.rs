@@ -309,7 +309,6 @@ fn train_one(method: MethodArg, recipe: &Recipe) -> Result<bool> {
         MethodArg::Cc => Method::Cc(&recipe.cc),
     };
     let out = &recipe.run.out;
-    write_file_atomically(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
     match train::train("train", &folder, &samples, method, recipe, out, &Interrupt::install()?)? {
         Ended::Interrupted => Ok(false),
         Ended::Finished(model) => {

@@ -34,6 +34,11 @@ pub struct Fitted {
 
 /// Reads both sides of every pair and solves for the matrix. `pairs` are (prompt, English twin).
 pub fn fit(model: &CcModel, pairs: &[(&Prompt, &Prompt)], recipe: &Transform, token_budget: usize) -> Result<Fitted> {
+    let (longest, context) =
+        (pairs.iter().map(|(a, b)| a.ids.len().max(b.ids.len())).max().unwrap_or(0), model.model.context());
+    if longest > context {
+        bail!("a prompt has {longest} tokens and the model reads {context}; set data.cutoff and data.english_cutoff to {context}");
+    }
     let mut order: Vec<usize> = (0..pairs.len()).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(recipe.seed));
     order.truncate(recipe.pairs);
@@ -75,8 +80,8 @@ pub fn moments(model: &CcModel, pairs: &[(&Prompt, &Prompt)], token_budget: usiz
     moments
 }
 
-/// Row-major `[prompts * n_layers, d_model]`.
-fn activations(model: &CcModel, prompts: &[&Prompt]) -> Vec<f32> {
+/// What the anchors of some prompts hold, row-major `[prompts * n_layers, d_model]`.
+pub fn activations(model: &CcModel, prompts: &[&Prompt]) -> Vec<f32> {
     let tokens = TokenBatch::new(&prompts.iter().map(|p| &p.ids).collect::<Vec<_>>(), &model.device());
     let anchor = Anchor::new(prompts.iter().map(|p| p.anchor).collect());
     let read: Tensor<3> = model.activations(&tokens, &anchor, Site::FeedForward).0;

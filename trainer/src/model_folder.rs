@@ -146,7 +146,8 @@ pub fn load_transform(path: &Path, d_model: usize, device: &Device) -> Result<Tr
     let bytes = read(path, TRANSFORM_FILE)?;
     let mut checkpoint = Checkpoint::default();
     checkpoint.add(&path.join(TRANSFORM_FILE).display().to_string(), &bytes)?;
-    Ok(TransformMatrix::from_rows(checkpoint.read(TRANSFORM_TENSOR)?.1, d_model, device)?)
+    let matrix = checkpoint.read(TRANSFORM_TENSOR).and_then(|(_, values)| TransformMatrix::from_rows(values, d_model, device));
+    matrix.with_context(|| path.join(TRANSFORM_FILE).display().to_string())
 }
 
 /// The Transform Matrix as a safetensors file.

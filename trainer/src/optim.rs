@@ -19,10 +19,22 @@ use crate::recipe::Optim;
 pub struct Gradients(BTreeMap<String, Tensor<1>>);
 
 impl Gradients {
-    /// Adds what a backward pass left for every parameter of `model`.
-    pub fn accumulate(&mut self, model: &CcModel, tape: &mut Tape) {
-        let mut visitor = Accumulate { path: Path::default(), tape, sums: &mut self.0 };
-        model.visit(&mut visitor);
+    /// What a backward pass left for every parameter of `model`.
+    pub fn of(model: &CcModel, mut tape: Tape) -> Self {
+        let mut collect = Collect { path: Path::default(), tape: &mut tape, gradients: Self::default() };
+        model.visit(&mut collect);
+        collect.gradients
+    }
+
+    /// Adds another batch's.
+    pub fn add(&mut self, other: Self) {
+        for (name, gradient) in other.0 {
+            let sum = match self.0.remove(&name) {
+                Some(sum) => sum + gradient,
+                None => gradient,
+            };
+            self.0.insert(name, sum);
+        }
     }
 
     /// The global L2 norm.
@@ -40,13 +52,13 @@ impl Gradients {
     }
 }
 
-struct Accumulate<'a> {
+struct Collect<'a> {
     path: Path,
     tape: &'a mut Tape,
-    sums: &'a mut BTreeMap<String, Tensor<1>>,
+    gradients: Gradients,
 }
 
-impl ModuleVisitor for Accumulate<'_> {
+impl ModuleVisitor for Collect<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -56,14 +68,9 @@ impl ModuleVisitor for Accumulate<'_> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Some(gradient) = param.val().grad_remove(self.tape) else { return };
-        let gradient = gradient.flatten::<1>(0, D - 1);
-        let name = self.path.name();
-        let sum = match self.sums.remove(&name) {
-            Some(sum) => sum + gradient,
-            None => gradient,
-        };
-        self.sums.insert(name, sum);
+        if let Some(gradient) = param.val().grad_remove(self.tape) {
+            self.gradients.0.insert(self.path.name(), gradient.flatten::<1>(0, D - 1));
+        }
     }
 }
 
@@ -86,8 +93,8 @@ impl AdamW {
         Self { beta1, beta2, eps, weight_decay, clip, decision_lr_mult, steps: 0, moments: BTreeMap::new() }
     }
 
-    /// One step with gradients already normalised by the tokens of the global batch. Returns the new model and the
-    /// gradient norm before clipping.
+    /// One step with gradients already normalised by the tokens of the global batch. Returns the new model, without a
+    /// graph, and the gradient norm before clipping.
     pub fn step(&mut self, model: CcModel, gradients: &Gradients, lr: f64) -> (CcModel, f64) {
         let norm = gradients.norm();
         let scale = if self.clip > 0.0 { (self.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
@@ -160,7 +167,7 @@ impl ModuleMapper for Update<'_> {
             let shape = weight.dims();
             let weight = weight.inner().flatten::<1>(0, D - 1);
             let weight = self.optimizer.update(&name, weight, gradient * self.scale, lr);
-            Tensor::from_inner(weight.reshape(shape)).require_grad()
+            weight.reshape(shape)
         })
     }
 }

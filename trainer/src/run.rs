@@ -41,7 +41,6 @@ const COLUMNS: [(&str, bool, Source); 5] = [
 /// Runs everything into `recipe.run.out`. False if a person stopped it; the same call goes on from there.
 pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Interrupt) -> Result<bool> {
     let out = &recipe.run.out;
-    write_file_atomically(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
     let mut base = base;
     base.settings.anchor = recipe.cc.anchor;
     base.settings.connection = recipe.cc.connection();
@@ -60,6 +59,7 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
         Ended::Finished(model) => model,
         Ended::Interrupted => return Ok(false),
     };
+    write_file_atomically(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
     let cc = match train("CC-Tuning", &base, &samples, Method::Cc(&recipe.cc), recipe, &out.join("cc"), interrupt)? {
         Ended::Finished(model) => model,
         Ended::Interrupted => return Ok(false),

@@ -4,6 +4,7 @@
 //! *global* batch, so the sum of gradients does not depend on the cut. One English pass serves the whole window.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -55,10 +56,28 @@ pub struct ConnectionStats {
 
 /// Loss and gradients of `batch` at step number `step`, which with the recipe's seed decides the Gumbel noise.
 pub fn step(model: &CcModel, batch: &[&Sample], method: Method, micro_tokens: usize, step: usize) -> StepResult {
+    let seed = match method {
+        Method::Sft => 0,
+        Method::Cc(cc) => cc.seed,
+    };
+    let noise = gumbel_noise(batch.len(), model.model.n_layers(), &mut noise_rng(seed, step), &model.device());
+    step_with_noise(model, batch, method, micro_tokens, step, noise)
+}
+
+/// [`step`] over given Gumbel noise `[batch, n_layers]`, which [`Method::Sft`] does not look at.
+pub fn step_with_noise(
+    model: &CcModel,
+    batch: &[&Sample],
+    method: Method,
+    micro_tokens: usize,
+    step: usize,
+    noise: Tensor<2>,
+) -> StepResult {
     let answer_tokens: usize = batch.iter().map(|sample| sample.answer.len()).sum();
+    let model = &model.valid();
     let english = match method {
         Method::Sft => None,
-        Method::Cc(cc) => Some(English::read(model, batch, cc, micro_tokens, step)),
+        Method::Cc(cc) => Some(English::read(model, batch, cc, micro_tokens, step, noise)),
     };
     let lengths: Vec<usize> = batch.iter().map(|sample| sample.len()).collect();
     let mut result = StepResult {
@@ -72,19 +91,50 @@ pub fn step(model: &CcModel, batch: &[&Sample], method: Method, micro_tokens: us
             english_share: e.distinct as f64 / batch.len() as f64,
         }),
     };
-    for rows in micro_batches(&lengths, micro_tokens) {
+    let micro = |rows: &Vec<usize>| {
         let samples: Vec<&Sample> = rows.iter().map(|&row| batch[row]).collect();
+        // Every micro-batch has leaves of its own: Burn joins graphs that share any, and two threads working on a
+        // joined graph lock each other out.
+        let model = &model.clone().train();
         let tokens = main_tokens(model, &samples);
-        let connected = english.as_ref().map(|english| english.connect(model, &samples, &rows, &tokens));
+        let connected = english.as_ref().map(|english| english.connect(model, &samples, rows, &tokens));
         let injection = connected.as_ref().map(|connected| &connected.injection);
         let loss = answer_loss(model, &samples, &tokens, injection) / answer_tokens as f64;
-        result.loss += f64::from(loss.clone().into_scalar::<f32>());
-        result.gradients.accumulate(model, &mut loss.backward());
+        let gradients = Gradients::of(model, loss.backward());
+        (f64::from(loss.into_scalar::<f32>()), gradients, connected)
+    };
+    for (loss, gradients, connected) in in_parallel(&model.device(), &micro_batches(&lengths, micro_tokens), micro) {
+        result.loss += loss;
+        result.gradients.add(gradients);
         if let (Some(stats), Some(connected)) = (&mut result.connection, connected) {
             connected.add_to(stats, batch.len());
         }
     }
     result
+}
+
+/// Maps micro-batches in order. On the CPU each core takes its own, because most of Burn's operations use one core
+/// there. Neither the cut nor the order of the sum depends on the number of cores.
+fn in_parallel<T: Sync, R: Send>(device: &Device, items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let on_cpu = device.clone().inner() == Device::flex();
+    let threads = if on_cpu { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 };
+    let (f, next) = (&f, &AtomicUsize::new(0));
+    let take = move || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else { return done };
+            done.push((at, f(item)));
+        }
+    };
+    let mut results = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.min(items.len())).map(|_| scope.spawn(take)).collect();
+        let mut results = take();
+        results.extend(others.into_iter().flat_map(|other| other.join().expect("a micro-batch panicked")));
+        results
+    });
+    results.sort_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// The token batch of the main pass: prompt and answer, the last token only being predicted.
@@ -113,6 +163,20 @@ pub fn answer_log_probabilities(
     tokens: &TokenBatch,
     injection: Option<&Injection>,
 ) -> Tensor<1> {
+    let logits = answer_logits(model, samples, tokens, injection);
+    let targets: Vec<i32> = samples.iter().flat_map(|sample| &sample.answer).map(|&id| id as i32).collect();
+    let n = targets.len();
+    let targets: Tensor<2, Int> = Tensor::from_data(TensorData::new(targets, [n, 1]), &logits.device());
+    log_softmax(logits, 1).gather(1, targets).squeeze_dim(1)
+}
+
+/// Logits at the positions that predict answer tokens, all rows in order: `[answer tokens, vocab_size]`.
+pub fn answer_logits(
+    model: &CcModel,
+    samples: &[&Sample],
+    tokens: &TokenBatch,
+    injection: Option<&Injection>,
+) -> Tensor<2> {
     let hidden = model.forward(tokens, injection);
     let [batch, seq, d_model] = hidden.dims();
     let device = hidden.device();
@@ -120,11 +184,7 @@ pub fn answer_log_probabilities(
         let first = row * seq + sample.prompt.ids.len() - 1;
         first..first + sample.answer.len()
     });
-    let hidden = hidden.reshape([batch * seq, d_model]).select(0, index(rows, &device));
-    let targets: Vec<i32> = samples.iter().flat_map(|sample| &sample.answer).map(|&id| id as i32).collect();
-    let n = targets.len();
-    let targets: Tensor<2, Int> = Tensor::from_data(TensorData::new(targets, [n, 1]), &device);
-    log_softmax(model.logits(hidden), 1).gather(1, targets).squeeze_dim(1)
+    model.logits(hidden.reshape([batch * seq, d_model]).select(0, index(rows, &device)))
 }
 
 /// The English side of a global batch.
@@ -142,7 +202,14 @@ struct English<'a> {
 
 impl<'a> English<'a> {
     /// Weights are constant within an optimizer step, so equal prompts are read once.
-    fn read(model: &CcModel, batch: &[&Sample], cc: &'a Cc, micro_tokens: usize, step: usize) -> Self {
+    fn read(
+        model: &CcModel,
+        batch: &[&Sample],
+        cc: &'a Cc,
+        micro_tokens: usize,
+        step: usize,
+        noise: Tensor<2>,
+    ) -> Self {
         let mut distinct: Vec<&Sample> = Vec::new();
         let mut known: HashMap<&[u32], usize> = HashMap::new();
         let mut prompt_of = Vec::with_capacity(batch.len());
@@ -154,25 +221,23 @@ impl<'a> English<'a> {
         }
         let activations = (cc.english_grad == EnglishGrad::Detach).then(|| {
             // No graph, no output head: only what the anchors hold is wanted.
-            let plain = model.valid();
             let lengths: Vec<usize> = distinct.iter().map(|sample| sample.english.ids.len()).collect();
-            let mut rows = vec![None; distinct.len()];
-            for group in micro_batches(&lengths, micro_tokens) {
+            let groups = micro_batches(&lengths, micro_tokens);
+            let read = in_parallel(&model.device(), &groups, |group| {
                 let samples: Vec<&Sample> = group.iter().map(|&row| distinct[row]).collect();
-                let read = english_activations(&plain, &samples).0;
-                for (at, &row) in group.iter().enumerate() {
-                    rows[row] = Some(read.clone().narrow(0, at, 1));
-                }
+                english_activations(model, &samples).0
+            });
+            // From the order of the groups back to that of the prompts.
+            let mut place = vec![0; distinct.len()];
+            for (at, &row) in groups.iter().flatten().enumerate() {
+                place[row] = at;
             }
-            Tensor::cat(rows.into_iter().map(|row| row.expect("every prompt is in one group")).collect(), 0)
+            Tensor::cat(read, 0).select(0, index(place, &model.device()))
         });
-        let mut rng = noise_rng(cc.seed, step);
-        let noise = gumbel_noise(batch.len(), model.model.n_layers(), &mut rng, &model.device());
-        Self { cc, activations, prompt_of, distinct: distinct.len(), noise, step }
+        Self { cc, activations, prompt_of, distinct: distinct.len(), noise: noise.inner(), step }
     }
 
     fn connect(&self, model: &CcModel, samples: &[&Sample], rows: &[usize], tokens: &TokenBatch) -> Connected {
-        let device = model.device();
         let activations = match &self.activations {
             Some(all) => {
                 let prompts = index(rows.iter().map(|&row| self.prompt_of[row]), &all.device());
@@ -180,7 +245,7 @@ impl<'a> English<'a> {
             }
             None => english_activations(model, samples),
         };
-        let noise = self.noise.clone().select(0, index(rows.iter().copied(), &device));
+        let noise = Tensor::from_inner(self.noise.clone().select(0, index(rows.iter().copied(), &self.noise.device())));
         let selection = Selection::Gumbel { noise, tau: self.cc.tau };
         let seed = self.cc.seed.wrapping_add(self.step as u64);
         connect(model, samples, tokens, &activations, self.cc, &selection, seed)
@@ -233,7 +298,8 @@ impl Connected {
     }
 }
 
-fn english_activations(model: &CcModel, samples: &[&Sample]) -> FfnActivations {
+/// `G`: what the English twins' prompts hold at their anchors.
+pub fn english_activations(model: &CcModel, samples: &[&Sample]) -> FfnActivations {
     let device: Device = model.device();
     let tokens = TokenBatch::new(&samples.iter().map(|sample| &sample.english.ids).collect::<Vec<_>>(), &device);
     let anchor = Anchor::new(samples.iter().map(|sample| sample.english.anchor).collect());

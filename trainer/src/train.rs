@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use burn::module::Module;
 use cctuning::checkpoint::Storage;
+use cctuning::config::ModelConfig;
+use cctuning::decision_maker::Pool;
 use cctuning::model::CcModel;
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +18,8 @@ use crate::log::Log;
 use crate::model_folder::{ModelFolder, load_weights};
 use crate::optim::AdamW;
 use crate::progress::Progress;
-use crate::recipe::Recipe;
-use crate::run_folder;
+use crate::recipe::{Cc, Recipe};
+use crate::run_folder::{self, write_file_atomically};
 use crate::sample::Sample;
 use crate::schedule;
 use crate::step::{ConnectionStats, Method, step};
@@ -31,7 +32,7 @@ const STATE_FILE: &str = "state.json";
 #[derive(Serialize, Deserialize)]
 struct State {
     step: usize,
-    /// The recipe, to refuse resuming another run.
+    /// Method and recipe, to refuse resuming another run.
     recipe: String,
 }
 
@@ -69,6 +70,8 @@ pub fn train(
     if samples.is_empty() {
         bail!("there is nothing to train on: the data holds no rows");
     }
+    fits(&folder.config, folder.model.model.context(), samples, method)?;
+    let fingerprint = fingerprint(recipe, method)?;
     let checkpoints = out.join("checkpoints");
     run_folder::sweep(out)?;
     run_folder::sweep(&checkpoints)?;
@@ -84,10 +87,11 @@ pub fn train(
     if let Some(checkpoint) = run_folder::newest_valid(&checkpoints)? {
         let state: State = serde_json::from_slice(&fs::read(checkpoint.join(STATE_FILE))?)
             .with_context(|| checkpoint.join(STATE_FILE).display().to_string())?;
-        if state.recipe != fingerprint(recipe)? {
+        if state.recipe != fingerprint {
             bail!(
-                "{} was made with another recipe; resume with the recipe it was started with (recipe.toml beside it), or give another run.out",
-                checkpoint.display()
+                "{} was made with another recipe or method; resume with those it was started with ({}), or give another run.out",
+                checkpoint.display(),
+                out.join("recipe.toml").display()
             );
         }
         model = load_weights(&checkpoint, &folder.config, optim.seed, &device)?;
@@ -95,7 +99,8 @@ pub fn train(
         optimizer.resume(&file.display().to_string(), &fs::read(&file)?, state.step, &device)?;
         done = state.step;
     }
-    let mut model = model.train();
+    // Only now: a refused run must not overwrite the recipe of the one that stands here.
+    write_file_atomically(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
     let mut log = Log::open(&out.join("log.jsonl"), done)?;
     let mut progress = Progress::new(label, total, done);
     if done > 0 {
@@ -133,37 +138,54 @@ pub fn train(
         let stop = interrupt.requested();
         let due = recipe.run.save_every > 0 && done % recipe.run.save_every == 0;
         if stop || due || done == total {
-            save(&model, folder, &optimizer, recipe, &checkpoints, done)?;
+            let state = State { step: done, recipe: fingerprint.clone() };
+            save(&model, folder, &optimizer, &state, &checkpoints)?;
+            run_folder::prune(&checkpoints, recipe.run.keep)?;
         }
         if stop && done < total {
             progress.say(&format!("{label} stopped after step {done} of {total}; the same command goes on from there"));
             return Ok(Ended::Interrupted);
         }
     }
-    Ok(Ended::Finished(model.valid()))
+    Ok(Ended::Finished(model))
 }
 
-fn save(
-    model: &CcModel,
-    folder: &ModelFolder,
-    optimizer: &AdamW,
-    recipe: &Recipe,
-    checkpoints: &Path,
-    done: usize,
-) -> Result<()> {
-    run_folder::write_atomically(checkpoints, &format!("step-{done}"), |path| {
-        folder.save_model(&model.valid(), path, Storage::F32)?;
+fn save(model: &CcModel, folder: &ModelFolder, optimizer: &AdamW, state: &State, checkpoints: &Path) -> Result<()> {
+    run_folder::write_atomically(checkpoints, &format!("step-{}", state.step), |path| {
+        folder.save_model(model, path, Storage::F32)?;
         fs::write(path.join(OPTIMIZER_FILE), optimizer.save()?)?;
-        let state = State { step: done, recipe: fingerprint(recipe)? };
-        fs::write(path.join(STATE_FILE), serde_json::to_vec(&state)?)?;
+        fs::write(path.join(STATE_FILE), serde_json::to_vec(state)?)?;
         Ok(())
     })?;
-    run_folder::prune(checkpoints, recipe.run.keep)
+    Ok(())
 }
 
-/// Everything of a recipe that decides the losses: all but where and how often it writes.
-fn fingerprint(recipe: &Recipe) -> Result<String> {
-    Recipe { run: Default::default(), eval: Default::default(), transform: Default::default(), ..recipe.clone() }.to_toml()
+/// Everything that decides the losses: the method, and all of the recipe but where and how often it writes.
+fn fingerprint(recipe: &Recipe, method: Method) -> Result<String> {
+    let method = match method {
+        Method::Sft => "sft",
+        Method::Cc(_) => "cc",
+    };
+    let recipe =
+        Recipe { run: Default::default(), eval: Default::default(), transform: Default::default(), ..recipe.clone() };
+    Ok(format!("method = {method:?}\n{}", recipe.to_toml()?))
+}
+
+/// What the recipe alone cannot know: whether rows and layer exist in this model.
+fn fits(config: &ModelConfig, context: usize, samples: &[Sample], method: Method) -> Result<()> {
+    if let Method::Cc(Cc { pool: Pool::Fixed(layer), .. }) = method && *layer >= config.n_layers {
+        bail!("cc.pool = fixed({layer}): this model has layers 0 to {}", config.n_layers - 1);
+    }
+    for sample in samples {
+        let longest = sample.len().max(sample.english.ids.len());
+        if longest > context {
+            bail!(
+                "row {:?} has {longest} tokens and the model reads {context}; set data.cutoff and data.english_cutoff to {context}",
+                sample.id
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Supervised tokens and rows per language, for the start of a run.

@@ -1,18 +1,7 @@
-//! The page and the worker: vanilla beside CC-Tuned answers, computed in the visitor's browser.
+//! Vanilla beside CC-Tuned answers, computed in the visitor's browser.
 //!
-//! Two programs are built from this crate. `page` draws and never computes; `worker` computes and never draws.
-//! They share [`protocol`] and nothing else.
+//! Two programs are built from this package. `page` draws and never computes; `worker` computes and never draws. They share
+//! [`protocol`] and nothing else, and this library holds nothing else: whatever it named, both would carry. Burn's GPU side
+//! registers itself at start-up, so that even an unused mention of it costs the page 3 MB.
 
 pub mod protocol;
-
-/// The worker's side: files in, tokens out.
-pub mod engine;
-pub mod gpu;
-pub mod scope;
-pub mod weights;
-
-/// The page's side: events in, pixels out.
-pub mod app;
-pub mod client;
-pub mod components;
-pub mod languages;

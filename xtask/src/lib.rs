@@ -11,6 +11,7 @@ pub mod tools;
 pub const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  demo [--port N] [--no-open]   make what is missing, build the page, serve it on 127.0.0.1 and open it
-  test                          make what is missing, run every test, those in real browsers included
+  demo [--bundle DIR] [--port N] [--no-open]
+        make what is missing, build the page, serve it on 127.0.0.1 and open it
+  test  make what is missing, run every test, those in real browsers included
 ";

@@ -1,6 +1,7 @@
 //! `cargo xtask demo` and `cargo xtask test`: reads the command line, nothing else.
 
 use anyhow::{Context, Result, bail};
+use std::path::Path;
 use std::process::ExitCode;
 use xtask::{USAGE, page, suite};
 
@@ -19,17 +20,18 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
     let mut arguments = arguments.iter().map(String::as_str);
     match arguments.next() {
         Some("demo") => {
-            let (mut port, mut open) = (None, true);
+            let (mut port, mut open, mut bundle) = (None, true, None);
             while let Some(argument) = arguments.next() {
                 match argument {
                     "--no-open" => open = false,
                     "--port" => port = Some(port_number(arguments.next())?),
+                    "--bundle" => bundle = Some(arguments.next().context("--bundle needs a folder after it")?),
                     other => {
-                        bail!("`demo` has no argument `{other}`; it takes --port N and --no-open")
+                        bail!("`demo` has no argument `{other}`; it takes --bundle DIR, --port N and --no-open")
                     }
                 }
             }
-            page::demo(port, open)?;
+            page::demo(bundle.map(Path::new), port, open)?;
             Ok(ExitCode::SUCCESS)
         }
         Some("test") => match arguments.next() {

@@ -3,8 +3,9 @@
 use crate::site::Site;
 use crate::steps::{command, root, run, step};
 use crate::tools;
-use anyhow::{Context, Result};
-use std::path::PathBuf;
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Tried in turn when no port was asked for.
@@ -27,9 +28,20 @@ pub fn build() -> Result<()> {
     })
 }
 
-/// Builds the page, serves it and opens it; Ctrl-C ends it.
-pub fn demo(port: Option<u16>, open: bool) -> Result<()> {
+/// Builds the page, serves it with the shipped bundle or another, and opens it; Ctrl-C ends it.
+pub fn demo(bundle: Option<&Path>, port: Option<u16>, open: bool) -> Result<()> {
+    if let Some(bundle) = bundle {
+        ensure!(bundle.join("manifest.json").is_file(), "{}: no manifest.json; is it a web bundle?", bundle.display());
+    }
     build()?;
+    if let Some(bundle) = bundle {
+        let place = dist().join("bundle");
+        for entry in fs::read_dir(bundle).with_context(|| format!("cannot read {}", bundle.display()))? {
+            let entry = entry?;
+            fs::copy(entry.path(), place.join(entry.file_name()))
+                .with_context(|| format!("cannot copy {}", entry.path().display()))?;
+        }
+    }
     let site = match port {
         Some(port) => Site::open(&dist(), port)?,
         None => PORTS.filter_map(|port| Site::open(&dist(), port).ok()).next().with_context(|| {

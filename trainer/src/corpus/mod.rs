@@ -40,7 +40,7 @@ pub const LANGUAGES: [Language; 8] = [
 const ENGLISH: usize = 0;
 
 /// How often every English line stands in the base text, so that about four lines in five are English.
-const ENGLISH_REPEATS: usize = 10;
+const ENGLISH_REPEATS: usize = 5;
 const TRAIN_PER_LANGUAGE: usize = 540;
 const PAIRS_PER_LANGUAGE: usize = 160;
 /// (held-out facts in seen phrasings, seen facts in the held-out phrasing)

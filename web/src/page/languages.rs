@@ -2,7 +2,7 @@
 //!
 //! Must not know: models, the DOM.
 
-use crate::protocol::ExamplePrompt;
+use web::protocol::ExamplePrompt;
 
 /// The language of a prompt: the example's own, else what its script tells.
 pub fn language_of(text: &str, examples: &[ExamplePrompt]) -> Option<String> {

@@ -1,7 +1,7 @@
 //! How the models came here: progress while they load, then what was checked and what they run on.
 
 use crate::client::{Client, FileState, Phase};
-use crate::protocol::SelfTestReport;
+use web::protocol::SelfTestReport;
 use leptos::prelude::*;
 
 /// Progress, until the first question can be asked.

@@ -1,12 +1,16 @@
 //! The worker: listens to the page, computes, reports. The only place where models run.
 
+mod engine;
+mod gpu;
+mod scope;
+mod weights;
+
+use engine::{Engine, choose_device, survives};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise, spawn_local};
-use web::engine::{Engine, choose_device, survives};
 use web::protocol::{Aftermath, DeviceWish, Event, Failure, Request};
-use web::{scope, weights};
 
 #[wasm_bindgen]
 extern "C" {

@@ -19,7 +19,7 @@ use crate::components::failure::FailurePanel;
 use crate::components::pane::PaneCard;
 use crate::components::prompt::PromptCard;
 use crate::components::status::{Loading, Status};
-use crate::protocol::{DeviceWish, Pane};
+use web::protocol::{DeviceWish, Pane};
 use leptos::ev;
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;
@@ -45,21 +45,18 @@ fn App() -> impl IntoView {
     view! {
         <header class="top">
             <img src="icon.svg" alt="" width="40" height="40"/>
-            <div>
-                <h1>"Same question, two fine-tunings"</h1>
-                <p class="lead">
-                    "One small multilingual model, fine-tuned twice on the same data. The second was "
-                    <strong>"CC-Tuned"</strong>
-                    ": while it learned to answer in other languages, one of its layers could lean on what the model itself thinks in English. \
-                     Both run in your browser; nothing you type leaves it."
-                </p>
-            </div>
+            <h1>"Same question, two fine-tunings"</h1>
+            <p class="lead">
+                "One small multilingual model, fine-tuned twice on the same data. The second was " <strong>"CC-Tuned"</strong>
+                ": while it learned to answer in other languages, it could lean on what one of its own layers makes of the question \
+                 in English. Both run in your browser; nothing you type leaves it."
+            </p>
         </header>
         <main data-phase=move || phase_name(client.phase.get())>
             <FailurePanel client/>
             <Loading client/>
             <PromptCard client connection/>
-            <div class="panes">
+            <div id="panes" class="panes">
                 <PaneCard client pane=Pane::Vanilla/>
                 <PaneCard client pane=Pane::CcTuned/>
             </div>

@@ -4,14 +4,23 @@ use crate::client::{Client, Phase};
 use crate::components::examples::Examples;
 use crate::components::switch::ConnectionSwitch;
 use crate::languages::language_of;
-use crate::protocol::Connection;
+use web::protocol::Connection;
 use leptos::ev::{KeyboardEvent, SubmitEvent};
 use leptos::prelude::*;
+use wasm_bindgen::JsCast;
+use web_sys::HtmlElement;
 
 #[component]
 pub fn PromptCard(client: Client, connection: RwSignal<Connection>) -> impl IntoView {
     let text = RwSignal::new(String::new());
-    let ask = move || client.ask(text.get_untracked(), connection.get_untracked());
+    let ask = move || {
+        client.ask(text.get_untracked(), connection.get_untracked());
+        // On a phone the answers are below the box; whoever asks wants to see them.
+        let panes = document().get_element_by_id("panes").and_then(|panes| panes.dyn_into::<HtmlElement>().ok());
+        if let Some(panes) = panes.filter(is_below) {
+            panes.scroll_into_view_with_bool(false);
+        }
+    };
     let on_submit = move |event: SubmitEvent| {
         event.prevent_default();
         ask();
@@ -57,4 +66,9 @@ pub fn PromptCard(client: Client, connection: RwSignal<Connection>) -> impl Into
             </div>
         </form>
     }
+}
+
+fn is_below(element: &HtmlElement) -> bool {
+    let (top, height) = (window().scroll_y().unwrap_or_default(), window().inner_height().ok().and_then(|height| height.as_f64()));
+    f64::from(element.offset_top() + element.offset_height()) > top + height.unwrap_or_default()
 }

@@ -1,7 +1,7 @@
 //! The switch of the CC-Tuned pane: what is injected, and whose layer.
 
 use crate::client::Client;
-use crate::protocol::{Connection, ConnectionSource};
+use web::protocol::{Connection, ConnectionSource};
 use leptos::prelude::*;
 
 const SOURCES: [(ConnectionSource, &str, &str, &str); 3] = [

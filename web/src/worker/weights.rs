@@ -2,7 +2,7 @@
 //!
 //! Must not know: what is in the files, which device they go to.
 
-use crate::protocol::{Event, FileSize};
+use web::protocol::{Event, FileSize};
 use crate::scope::{pause, post};
 use cctuning::bundle::{FileEntry, Manifest};
 use js_sys::{Array, Promise, Uint8Array};

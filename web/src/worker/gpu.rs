@@ -2,7 +2,7 @@
 //!
 //! Must not know: models, files.
 
-use crate::protocol::{Aftermath, Event, Failure};
+use web::protocol::{Aftermath, Event, Failure};
 use crate::scope;
 use burn::tensor::Device;
 use js_sys::{Function, Promise, Reflect};

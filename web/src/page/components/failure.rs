@@ -1,7 +1,7 @@
 //! The one place where errors end: what happened, what the visitor can do, and buttons that do it.
 
 use crate::client::Client;
-use crate::protocol::{Aftermath, DeviceWish};
+use web::protocol::{Aftermath, DeviceWish};
 use leptos::prelude::*;
 
 #[component]

@@ -2,7 +2,7 @@
 //!
 //! Must not know: the bundle, the engine, the page.
 
-use crate::protocol::{Aftermath, Event, Failure};
+use web::protocol::{Aftermath, Event, Failure};
 use js_sys::{Function, Promise};
 use std::cell::Cell;
 use wasm_bindgen::prelude::*;

@@ -2,7 +2,7 @@
 
 use crate::client::{Client, Phase};
 use crate::components::switch::source_name;
-use crate::protocol::{AnswerEnd, ConnectionSource, Pane};
+use web::protocol::{AnswerEnd, ConnectionSource, Pane};
 use leptos::prelude::*;
 
 #[component]

@@ -3,7 +3,7 @@
 //! Must not know: where files come from, what the page looks like.
 
 use crate::gpu;
-use crate::protocol::{
+use web::protocol::{
     AnswerEnd, Connection, ConnectionReport, ConnectionSource, DeviceReport, DeviceWish, Event, ExamplePrompt, LanguageName, Pane,
     PaneReport, SelfTestReport, Welcome,
 };

@@ -1,7 +1,7 @@
 //! Example prompts, by language: one press fills the box and asks.
 
 use crate::client::{Client, Phase};
-use crate::protocol::{ExamplePrompt, LanguageName};
+use web::protocol::{ExamplePrompt, LanguageName};
 use leptos::prelude::*;
 
 /// Shown of each language; more would push the answers off a phone's screen.

@@ -1,7 +1,7 @@
 //! What the connection did: the Decision Maker's probabilities per layer, its choice, the size of the injected vector.
 
 use crate::client::Client;
-use crate::protocol::{ConnectionReport, ConnectionSource};
+use web::protocol::{ConnectionReport, ConnectionSource};
 use leptos::prelude::*;
 
 #[component]

@@ -1,0 +1,12 @@
+//! Proves the properties of the method on small random models: what a pass reads and writes, what training gets as
+//! gradient, what a fit finds, what a file keeps.
+
+#[path = "../small_model.rs"]
+mod small_model;
+
+mod by_hand;
+mod decoding;
+mod fitting;
+mod passes;
+mod storage;
+mod training_step;

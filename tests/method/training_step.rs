@@ -1,0 +1,206 @@
+//! One training step: where gradients flow, and that no saving changes them.
+
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use cctuning::chat::Prompt;
+use cctuning::checkpoint::DECISION_MAKER;
+use cctuning::config::Family;
+use cctuning::decision_maker::{Pool, gumbel_noise};
+use cctuning::model::{CcModel, InputEmbedding};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use trainer::recipe::{Cc, EnglishGrad};
+use trainer::sample::Sample;
+use trainer::step::{Method, StepResult, step, step_with_noise};
+
+use crate::small_model::{config, model, random_ids, tensors, values};
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const ONE_BATCH: usize = 1 << 20;
+
+/// Main rows use ids below 100, English prompts ids from 100 on.
+fn sample(n: usize, lang: &str, english: u64, seed: u64) -> Sample {
+    let prompt = |n: usize, ids, seed| Prompt { ids: random_ids(n, ids, seed), anchor: n - 1, content: 1..n - 1 };
+    Sample {
+        id: format!("{lang}-{seed}"),
+        lang: lang.into(),
+        prompt: prompt(n, 0..100, seed),
+        english: prompt(5 + english as usize % 4, 100..200, 1000 + english),
+        answer: random_ids(2 + n % 3, 0..100, 2000 + seed),
+    }
+}
+
+/// Seven rows of several lengths; three of them share one English twin.
+fn rows() -> Vec<Sample> {
+    let english = [1, 2, 1, 3, 4, 1, 5];
+    (0..7).map(|i| sample(6 + 3 * (i % 4), "es", english[i], i as u64)).collect()
+}
+
+fn trainable(tied: bool) -> CcModel {
+    model(&config(Family::Qwen2, tied), 11).train()
+}
+
+fn noise(rows: usize) -> Tensor<2> {
+    gumbel_noise(rows, 3, &mut ChaCha8Rng::seed_from_u64(4), &Device::flex().autodiff())
+}
+
+fn gradients(model: &CcModel, result: &StepResult) -> BTreeMap<String, Vec<f32>> {
+    let names = tensors(&model.valid()).into_keys();
+    names.filter_map(|name| Some((name.clone(), values(&result.gradients.get(&name)?)))).collect()
+}
+
+fn run(model: &CcModel, rows: &[Sample], cc: &Cc, micro_tokens: usize) -> (f64, BTreeMap<String, Vec<f32>>) {
+    let rows: Vec<&Sample> = rows.iter().collect();
+    let result = step(model, &rows, Method::Cc(cc), micro_tokens, 0);
+    (result.loss, gradients(model, &result))
+}
+
+/// Largest relative L2 distance over all tensors.
+#[track_caller]
+fn assert_same(a: &BTreeMap<String, Vec<f32>>, b: &BTreeMap<String, Vec<f32>>, tolerance: f64, what: &str) {
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{what}");
+    let square = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let whole = square(&mut b.values().flatten().map(|&x| f64::from(x)));
+    for (name, b) in b {
+        let distance = square(&mut a[name].iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+        assert!(distance <= tolerance * whole, "{what}: {name} differs by {:e} of the gradient", distance / whole);
+    }
+}
+
+fn embedding_rows(gradient: &BTreeMap<String, Vec<f32>>, ids: &[u32]) -> Vec<f32> {
+    ids.iter().flat_map(|&id| gradient[EMBEDDING][id as usize * 32..][..32].to_vec()).collect()
+}
+
+#[test]
+fn a_detached_english_pass_leaves_english_only_embedding_rows_without_gradient_and_full_gives_them_one() {
+    let model = trainable(false);
+    let rows = rows();
+    let english: Vec<u32> = rows.iter().flat_map(|row| row.english.ids.clone()).collect();
+    let detached = run(&model, &rows, &Cc::default(), ONE_BATCH).1;
+    assert!(embedding_rows(&detached, &english).iter().all(|&x| x == 0.0));
+    let full = run(&model, &rows, &Cc { english_grad: EnglishGrad::Full, ..Cc::default() }, ONE_BATCH).1;
+    for row in embedding_rows(&full, &english).chunks(32) {
+        assert!(row.iter().any(|&x| x != 0.0), "an English row has no gradient although the pass is not detached");
+    }
+}
+
+#[test]
+fn a_detached_pass_still_trains_the_decision_maker_and_the_embeddings_behind_e() {
+    let model = trainable(false);
+    let rows = rows();
+    let batch: Vec<&Sample> = rows.iter().collect();
+    // The noise makes every row take the second layer, so e changes nothing forward: its gradient is all that is left.
+    let noise = Tensor::from_data(TensorData::new([0.0f32, 4.0, 0.0].repeat(7), [7, 3]), &model.device());
+    let run = |e| {
+        let cc = Cc { e, ..Cc::default() };
+        let result = step_with_noise(&model, &batch, Method::Cc(&cc), ONE_BATCH, 0, noise.clone());
+        assert_eq!(result.connection.as_ref().unwrap().selected, [0, 7, 0]);
+        (result.loss, gradients(&model, &result))
+    };
+    let (with, without) = (run(InputEmbedding::ContentMean), run(InputEmbedding::None));
+    assert_eq!(with.0, without.0);
+    assert!(without.1[DECISION_MAKER].iter().any(|&x| x != 0.0), "no straight-through gradient");
+    let content: Vec<u32> = rows.iter().flat_map(|row| row.prompt.ids[row.prompt.content.clone()].to_vec()).collect();
+    assert_ne!(embedding_rows(&with.1, &content), embedding_rows(&without.1, &content), "e is cut from the graph");
+}
+
+#[test]
+fn a_zero_vector_gives_exactly_the_vanilla_loss() {
+    let model = trainable(true);
+    let rows = rows();
+    let rows: Vec<&Sample> = rows.iter().collect();
+    let sft = step(&model, &rows, Method::Sft, ONE_BATCH, 0).loss;
+    let cc = |alpha| step(&model, &rows, Method::Cc(&Cc { alpha, ..Cc::default() }), ONE_BATCH, 0).loss;
+    assert_eq!(cc(0.0), sft);
+    assert_ne!(cc(1.0), sft);
+}
+
+#[test]
+fn the_cut_into_micro_batches_does_not_change_the_gradient() {
+    let rows = rows();
+    let model = trainable(true);
+    let variants = [
+        Cc::default(),
+        Cc { english_grad: EnglishGrad::Full, ..Cc::default() },
+        Cc { e: InputEmbedding::Anchor, pool: Pool::Mean, ..Cc::default() },
+        Cc { pool: Pool::Random, ..Cc::default() },
+    ];
+    for cc in variants {
+        let (loss, whole) = run(&model, &rows, &cc, ONE_BATCH);
+        for micro_tokens in [1, 30, 60] {
+            let (cut_loss, cut) = run(&model, &rows, &cc, micro_tokens);
+            assert!((cut_loss - loss).abs() <= 1e-6 * loss, "{loss} became {cut_loss}");
+            assert_same(&cut, &whole, 1e-6, &format!("{cc:?} in micro-batches of {micro_tokens}"));
+        }
+    }
+}
+
+#[test]
+fn the_order_of_rows_in_a_batch_does_not_change_the_gradient() {
+    let rows = rows();
+    let model = trainable(false);
+    let noise = noise(7);
+    let run = |order: [usize; 7]| {
+        let batch: Vec<&Sample> = order.iter().map(|&row| &rows[row]).collect();
+        let noise = Tensor::cat(order.iter().map(|&row| noise.clone().narrow(0, row, 1)).collect(), 0);
+        let result = step_with_noise(&model, &batch, Method::Cc(&Cc::default()), ONE_BATCH, 0, noise);
+        gradients(&model, &result)
+    };
+    assert_same(&run([6, 2, 4, 0, 5, 1, 3]), &run([0, 1, 2, 3, 4, 5, 6]), 1e-6, "another order");
+}
+
+#[test]
+fn reading_equal_english_prompts_once_equals_reading_each_rows_own() {
+    let rows = rows();
+    let model = trainable(true);
+    let noise = noise(7);
+    let cc = Cc::default();
+    let all: Vec<&Sample> = rows.iter().collect();
+    let together = step_with_noise(&model, &all, Method::Cc(&cc), ONE_BATCH, 0, noise.clone());
+    let share = together.connection.as_ref().unwrap().english_share;
+    assert!((share - 5.0 / 7.0).abs() < 1e-9, "five of seven English prompts are distinct, found a share of {share}");
+
+    let answers: usize = rows.iter().map(|row| row.answer.len()).sum();
+    let (mut loss, mut sum) = (0.0, BTreeMap::<String, Vec<f32>>::new());
+    for (at, row) in rows.iter().enumerate() {
+        let alone = step_with_noise(&model, &[row], Method::Cc(&cc), ONE_BATCH, 0, noise.clone().narrow(0, at, 1));
+        let weight = row.answer.len() as f32 / answers as f32;
+        loss += alone.loss * f64::from(weight);
+        for (name, gradient) in gradients(&model, &alone) {
+            let sum = sum.entry(name).or_insert_with(|| vec![0.0; gradient.len()]);
+            sum.iter_mut().zip(gradient).for_each(|(sum, x)| *sum += x * weight);
+        }
+    }
+    assert!((together.loss - loss).abs() <= 1e-6 * loss, "{} {loss}", together.loss);
+    assert_same(&gradients(&model, &together), &sum, 1e-6, "one row at a time");
+}
+
+#[test]
+fn skipping_english_rows_trains_them_without_a_connection() {
+    let model = trainable(true);
+    let english = [sample(9, "en", 1, 1), sample(12, "en", 2, 2)];
+    let batch: Vec<&Sample> = english.iter().collect();
+    let sft = step(&model, &batch, Method::Sft, ONE_BATCH, 0).loss;
+    let cc = |skip_english| {
+        step(&model, &batch, Method::Cc(&Cc { skip_english, ..Cc::default() }), ONE_BATCH, 0).loss
+    };
+    assert_eq!(cc(true), sft);
+    assert_ne!(cc(false), sft);
+}
+
+#[test]
+fn the_noise_of_a_step_depends_on_its_number_and_on_the_seed() {
+    let model = trainable(true);
+    let rows: Vec<Sample> = (0..24).map(|i| sample(8, "es", i, i)).collect();
+    let batch: Vec<&Sample> = rows.iter().collect();
+    let run = |seed, at| {
+        let result = step(&model, &batch, Method::Cc(&Cc { seed, ..Cc::default() }), ONE_BATCH, at);
+        (result.loss, result.connection.unwrap().selected)
+    };
+    assert_eq!(run(1, 5), run(1, 5));
+    assert_ne!(run(1, 5).0, run(1, 6).0);
+    assert_ne!(run(1, 5).0, run(2, 5).0);
+    assert_eq!(run(1, 5).1.iter().sum::<usize>(), 24);
+}

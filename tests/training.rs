@@ -1,0 +1,241 @@
+//! Proves that a run repeats itself, that an interrupted one goes on to the same losses, that checkpoints are not taken
+//! for another run's, and that training learns from real rows, through the built program.
+
+mod small_model;
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use burn::tensor::Device;
+use cctuning::chat::{AnchorRule, ChatTemplate};
+use cctuning::checkpoint::Storage;
+use cctuning::config::Family;
+use cctuning::generate::ConnectionOptions;
+use cctuning::model::TokenBatch;
+use cctuning::tokenizer::Tokenizer;
+use serde_json::{Value, json};
+use trainer::model_folder::{ModelFolder, Settings};
+
+use small_model::{config, model, values, write_folder};
+
+/// Forty short rows in three languages, and the model folder `model`.
+fn workplace() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    write_folder(&dir.path().join("model"), 1);
+    let row = |i: usize| {
+        let lang = ["es", "sw", "en"][i % 3];
+        json!({"id": format!("r{i}"), "task": "qa", "lang": lang,
+               "instruction": format!("¿{} más {}?", i % 7, i % 5), "instruction_en": format!("{} plus {}?", i % 7, i % 5),
+               "output": format!("{}", i % 7 + i % 5)})
+    };
+    let rows: Vec<String> = (0..40).map(|i| row(i).to_string()).collect();
+    fs::write(dir.path().join("rows.jsonl"), rows.join("\n")).unwrap();
+    dir
+}
+
+/// `trainer train` in `dir`, writing to `out`.
+fn train(dir: &Path, method: &str, out: &str, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    command.current_dir(dir).env("BURN_DEVICE", "flex").stdin(Stdio::null());
+    command.args(["train", "--method", method, "--set", &format!("run.out={out}")]);
+    let fixed = ["model.path=model", "data.train=rows.jsonl", "optim.batch_size=8", "optim.epochs=6", "optim.micro_tokens=150"];
+    for assignment in fixed.iter().chain(more) {
+        command.args(["--set", assignment]);
+    }
+    command
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn finished(mut command: Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+/// The entries of a log without what a clock decides.
+fn log(out: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(out.join("log.jsonl")).unwrap_or_default();
+    let mut entries: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    for entry in &mut entries {
+        entry.as_object_mut().unwrap().remove("tokens_per_second").expect("a rate");
+    }
+    entries
+}
+
+fn losses(out: &Path) -> Vec<f64> {
+    log(out).iter().map(|entry| entry["loss"].as_f64().unwrap()).collect()
+}
+
+fn weights(folder: &Path) -> Vec<u8> {
+    fs::read(folder.join("model.safetensors")).unwrap()
+}
+
+#[cfg(unix)]
+fn interrupt(child: &Child) {
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn the_same_seed_writes_the_same_log_and_weights_twice_and_another_seed_does_not() {
+    let dir = workplace();
+    for method in ["sft", "cc"] {
+        let out = |name: &str| dir.path().join(format!("{method}-{name}"));
+        for (name, seed) in [("a", "0"), ("b", "0"), ("c", "1")] {
+            let seeds = [format!("cc.seed={seed}"), format!("data.seed={seed}")];
+            finished(train(dir.path(), method, &format!("{method}-{name}"), &[&seeds[0], &seeds[1]]));
+        }
+        assert_eq!(log(&out("a")).len(), 30);
+        assert_eq!(log(&out("a")), log(&out("b")));
+        assert_eq!(weights(&out("a/model")), weights(&out("b/model")));
+        assert_ne!(losses(&out("a")), losses(&out("c")));
+        let (first, last) = (losses(&out("a"))[0], losses(&out("a"))[29]);
+        assert!(last < 0.75 * first, "{method}: the loss went from {first} to {last}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_goes_on_to_the_same_losses_and_weights() {
+    let dir = workplace();
+    let more = ["optim.epochs=60"];
+    finished(train(dir.path(), "cc", "whole", &more));
+    let out = dir.path().join("cut");
+    let mut stops = 0;
+    for at in [15, 120, usize::MAX] {
+        let mut child = train(dir.path(), "cc", "cut", &more).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let started = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            assert!(started.elapsed() < Duration::from_secs(60), "the run does not end");
+            if log(&out).len() >= at {
+                interrupt(&child);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let output = child.wait_with_output().unwrap();
+        match output.status.code() {
+            Some(130) => {
+                stops += 1;
+                let done = log(&out).len();
+                assert!(done < 300 && out.join(format!("checkpoints/step-{done}")).exists(), "{done}");
+                assert!(stderr(&output).contains(&format!("stopped after step {done} of 300")), "{}", stderr(&output));
+                assert!(!out.join("model").exists());
+            }
+            Some(0) => assert_eq!(at, usize::MAX, "the run ended before it was interrupted"),
+            _ => panic!("{:?}: {}", output.status, stderr(&output)),
+        }
+    }
+    assert_eq!(stops, 2);
+    assert_eq!(log(&out), log(&dir.path().join("whole")));
+    assert_eq!(weights(&out.join("model")), weights(&dir.path().join("whole/model")));
+}
+
+#[test]
+fn a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before() {
+    let dir = workplace();
+    let more = ["run.save_every=10"];
+    finished(train(dir.path(), "cc", "a", &more));
+    let out = dir.path().join("a");
+    let (before, model) = (log(&out), weights(&out.join("model")));
+    fs::write(out.join("checkpoints/step-30/optimizer.safetensors"), "damaged").unwrap();
+    fs::remove_dir_all(out.join("model")).unwrap();
+    let output = train(dir.path(), "cc", "a", &more).output().unwrap();
+    assert!(stderr(&output).contains("after step 20 of 30"), "{}", stderr(&output));
+    assert_eq!((log(&out), weights(&out.join("model"))), (before, model));
+}
+
+#[test]
+fn a_checkpoint_of_another_recipe_or_method_is_refused_and_its_recipe_left_alone() {
+    let dir = workplace();
+    finished(train(dir.path(), "cc", "out", &["run.save_every=20"]));
+    let recipe = fs::read(dir.path().join("out/recipe.toml")).unwrap();
+    for (method, change) in [("cc", "optim.lr=2e-3"), ("cc", "cc.alpha=0.5"), ("sft", "optim.lr=1e-3")] {
+        let output = train(dir.path(), method, "out", &[change]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{method} {change} was accepted");
+        let error = stderr(&output);
+        assert!(error.contains("another recipe or method") && error.contains("step-30"), "{error}");
+        assert_eq!(fs::read(dir.path().join("out/recipe.toml")).unwrap(), recipe, "{change}");
+    }
+    // Where and how often a run writes decides no loss.
+    finished(train(dir.path(), "cc", "out", &["run.save_every=7", "run.keep=5"]));
+}
+
+/// `shared/` beside the workspace, or where `CCT_SHARED` points.
+fn shared() -> Option<PathBuf> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    let shared = std::env::var_os("CCT_SHARED").map_or_else(beside, PathBuf::from);
+    if shared.join("data/train").exists() {
+        return Some(shared);
+    }
+    eprintln!("skipped: {} does not exist; point CCT_SHARED at the folder that holds data/", shared.join("data").display());
+    None
+}
+
+fn unzip(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    flate2::read::MultiGzDecoder::new(fs::File::open(path).unwrap()).read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn training_on_real_rows_with_the_real_qwen_tokenizer_learns_and_its_export_gives_the_same_logits() {
+    let Some(shared) = shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let rows = unzip(&shared.join("data/train/triples_mini.jsonl.gz"));
+    // Rows from all over the file; an answer that alone exceeds the cutoff would be refused.
+    let short = std::str::from_utf8(&rows).unwrap().lines().filter(|row| row.len() < 500);
+    let rows: Vec<&str> = short.step_by(16).take(300).collect();
+    assert_eq!(rows.len(), 300);
+    fs::write(dir.path().join("rows.jsonl"), rows.join("\n")).unwrap();
+
+    let mut config = config(Family::Qwen2, true);
+    config.vocab_size = 151_936;
+    config.n_layers = 2;
+    let tokenizer_json = unzip(&shared.join("data/models/qwen2.5/tokenizer.json.gz"));
+    let settings = Settings {
+        template: ChatTemplate::Qwen2,
+        anchor: AnchorRule::LastPrompt,
+        connection: ConnectionOptions::default(),
+    };
+    let folder = ModelFolder {
+        model: model(&config, 1),
+        config,
+        tokenizer: Tokenizer::from_json(&tokenizer_json).unwrap(),
+        tokenizer_json,
+        settings,
+        transform: None,
+    };
+    folder.save_model(&folder.model, &dir.path().join("model"), Storage::F32).unwrap();
+
+    let more = ["optim.epochs=1", "optim.lr=1e-2", "data.cutoff=160", "data.english_cutoff=96", "run.save_every=0", "optim.micro_tokens=400"];
+    finished(train(dir.path(), "cc", "out", &more));
+    let losses = losses(&dir.path().join("out"));
+    assert_eq!(losses.len(), 38);
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    let (first, last) = (mean(&losses[..5]), mean(&losses[33..]));
+    assert!(last < first - 1.0, "the loss went from {first} to {last}");
+
+    let trained = ModelFolder::load(&dir.path().join("out/model"), None, 0, &Device::flex()).unwrap();
+    assert_eq!((trained.settings, trained.tokenizer.vocab_size()), (settings, 151_665));
+    let mut export = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    export.current_dir(dir.path()).args(["export", "hf", "out/model", "--out", "export", "--dtype", "f32"]);
+    finished(export);
+    let again = ModelFolder::load(&dir.path().join("export"), None, 0, &Device::flex()).unwrap();
+    let prompt = settings.template.render(&trained.tokenizer, "¿Dónde está Nairobi?", AnchorRule::LastPrompt).unwrap();
+    let batch = TokenBatch::new(&[prompt.ids], &Device::flex());
+    let logits = |folder: &ModelFolder| {
+        let stream = folder.model.forward(&batch, None);
+        let last = stream.dims()[1] - 1;
+        values(&folder.model.logits(stream.narrow(1, last, 1).squeeze_dim(1)))
+    };
+    assert_eq!(logits(&again), logits(&trained));
+    assert_ne!(logits(&trained), logits(&folder), "training changed nothing");
+    let stop: Value = serde_json::from_slice(&fs::read(dir.path().join("export/generation_config.json")).unwrap()).unwrap();
+    assert_eq!(stop["eos_token_id"], json!([151_645]));
+}
