@@ -138,7 +138,8 @@ fn an_architecture_or_option_that_is_not_computed_is_named() {
     for (key, value, expected) in faults {
         let mut json = good.clone();
         json[key] = value;
-        let parts: &[&str] = if expected.starts_with("invalid") || expected == "null" { &[expected] } else { &[key, expected] };
+        let parts: &[&str] =
+            if expected.starts_with("invalid") || expected == "null" { &[expected] } else { &[key, expected] };
         assert_error(read(&json), &[&["config.json"], parts].concat());
     }
     let mut json = good.clone();
@@ -191,7 +192,18 @@ fn a_manifest_that_is_not_one_or_leaves_its_folder_is_refused() {
         Manifest::parse(json.to_string().as_bytes())
     };
     assert_error(with(&|m| m["format"] = "cctuning-bundle/2".into()), &["cctuning-bundle/2", "cctuning-bundle/1"]);
-    for path in ["../cc.safetensors", "/etc/passwd", "a/../../b", "a\\b", "https://x/y", "", "a//b", ".hidden", "a?b", "%2e%2e/b"] {
+    for path in [
+        "../cc.safetensors",
+        "/etc/passwd",
+        "a/../../b",
+        "a\\b",
+        "https://x/y",
+        "",
+        "a//b",
+        ".hidden",
+        "a?b",
+        "%2e%2e/b",
+    ] {
         assert_error(with(&|m| m["files"][0]["path"] = path.into()), &["manifest.json", &format!("{path:?}")]);
     }
     assert_error(with(&|m| m["parts"]["cc"][0] = "other.safetensors".into()), &["other.safetensors", "`files`"]);
@@ -234,7 +246,10 @@ fn a_bundle_file_with_a_right_hash_and_wrong_content_is_named() {
     assert_error(with(TRANSFORM_FILE, &transform_bytes(&[0.0; 9], 3).unwrap()), &["transform matrix", "32 x 32", "9"]);
     let mut nan = vec![0.0; 32 * 32];
     nan[35] = f32::NAN;
-    assert_error(with(TRANSFORM_FILE, &transform_bytes(&nan, 32).unwrap()), &["transform matrix", "row 1 column 3", "NaN"]);
+    assert_error(
+        with(TRANSFORM_FILE, &transform_bytes(&nan, 32).unwrap()),
+        &["transform matrix", "row 1 column 3", "NaN"],
+    );
 }
 
 #[test]
@@ -285,7 +300,8 @@ fn refused(dir: &Path, arguments: &[&str]) -> String {
     stderr
 }
 
-const ROW: &str = r#"{"id":"r1","task":"qa","lang":"es","instruction":"¿Qué?","instruction_en":"What?","output":"Eso"}"#;
+const ROW: &str =
+    r#"{"id":"r1","task":"qa","lang":"es","instruction":"¿Qué?","instruction_en":"What?","output":"Eso"}"#;
 
 #[test]
 fn the_program_refuses_bad_prompts_in_one_line() {
@@ -305,7 +321,10 @@ fn the_program_refuses_bad_prompts_in_one_line() {
     assert_says(generate("¿Qué?", &parallel).trim_end(), &["322 tokens"]);
     assert_says(generate("¿Qué?", &["--source", "parallel"]).trim_end(), &["English twin"]);
     assert_says(generate("¿Qué?", &["--source", "transform"]).trim_end(), &["transform matrix", "trainer fit"]);
-    assert_says(generate("¿Qué?", &["--source", "identity", "--layer", "4"]).trim_end(), &["--layer 4", "layers 1 to 3"]);
+    assert_says(
+        generate("¿Qué?", &["--source", "identity", "--layer", "4"]).trim_end(),
+        &["--layer 4", "layers 1 to 3"],
+    );
 }
 
 #[test]
@@ -321,7 +340,10 @@ fn the_program_refuses_bad_recipes_and_rows_with_their_place() {
         refused(dir.path(), &[&fixed, more].concat())
     };
     let error = train(&["--recipe", "recipe.toml"]);
-    assert!(error.contains("recipe.toml:3:1: unknown key `optim.batchsize`; did you mean `optim.batch_size`?"), "{error}");
+    assert!(
+        error.contains("recipe.toml:3:1: unknown key `optim.batchsize`; did you mean `optim.batch_size`?"),
+        "{error}"
+    );
     let error = train(&["--set", "optim.learning_rate=1"]);
     assert!(error.contains("--set optim.learning_rate=1: unknown key"), "{error}");
 

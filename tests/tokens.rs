@@ -207,7 +207,9 @@ fn a_control_token_that_a_user_types_stays_text() {
 #[test]
 fn a_stream_gives_whole_characters_only_and_together_the_whole_text() {
     let plain = small_model::tokenizer();
-    for (template, tokenizer) in families().iter().map(|f| (f.template, &f.tokenizer)).chain([(ChatTemplate::Plain, &plain)]) {
+    for (template, tokenizer) in
+        families().iter().map(|f| (f.template, &f.tokenizer)).chain([(ChatTemplate::Plain, &plain)])
+    {
         let mut split = 0;
         for text in TEXTS {
             let ids = tokenizer.encode(text).unwrap();

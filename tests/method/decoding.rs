@@ -159,12 +159,7 @@ fn folding_the_transform_matrix_changes_neither_decision_nor_vector() {
     let folded = world.folded.logits(&f, e.clone(), decision_maker);
     assert_close(&values(&folded), &values(&decision_maker.logits(&unfolded, e)), 1e-4, "H");
     let weights = softmax(folded, 1);
-    assert_close(
-        &values(&world.folded.vector(&f, weights.clone())),
-        &values(&unfolded.mix(weights)),
-        1e-4,
-        "vector",
-    );
+    assert_close(&values(&world.folded.vector(&f, weights.clone())), &values(&unfolded.mix(weights)), 1e-4, "vector");
 }
 
 #[test]
@@ -181,9 +176,8 @@ fn every_pool_and_every_choice_injects_the_vector_it_names() {
         assert!((found.vector_norm - expected).abs() < 1e-4 * expected, "{what}: {} {expected}", found.vector_norm);
     };
     let one_hot = |layer: usize| [0, 1, 2].map(|l| f32::from(u8::from(l == layer)));
-    let with = |pool, choice, seed| {
-        world.connection(&own, ConnectionOptions { pool, choice, seed, ..Default::default() })
-    };
+    let with =
+        |pool, choice, seed| world.connection(&own, ConnectionOptions { pool, choice, seed, ..Default::default() });
 
     let plain = with(Pool::DecisionMaker, Choice::Argmax, 0);
     let best = plain.probabilities.iter().copied().fold(0.0, f32::max);
@@ -219,8 +213,7 @@ fn a_batch_of_prompts_is_answered_as_each_alone() {
     let pairs: Vec<(&Prompt, &Prompt)> = prompts.iter().map(|(own, english)| (own, english)).collect();
     for source in [Source::None, Source::Transform, Source::Identity, Source::Parallel] {
         let options = options(source);
-        let together =
-            evaluate::answer(&world.model, &world.config, Some(&world.folded), &pairs, &options).unwrap();
+        let together = evaluate::answer(&world.model, &world.config, Some(&world.folded), &pairs, &options).unwrap();
         for (answer, (own, english)) in together.iter().zip(&prompts) {
             assert_eq!(*answer, world.answer(own, english, &options), "{source:?}");
         }

@@ -183,9 +183,7 @@ fn skipping_english_rows_trains_them_without_a_connection() {
     let english = [sample(9, "en", 1, 1), sample(12, "en", 2, 2)];
     let batch: Vec<&Sample> = english.iter().collect();
     let sft = step(&model, &batch, Method::Sft, ONE_BATCH, 0).loss;
-    let cc = |skip_english| {
-        step(&model, &batch, Method::Cc(&Cc { skip_english, ..Cc::default() }), ONE_BATCH, 0).loss
-    };
+    let cc = |skip_english| step(&model, &batch, Method::Cc(&Cc { skip_english, ..Cc::default() }), ONE_BATCH, 0).loss;
     assert_eq!(cc(true), sft);
     assert_ne!(cc(false), sft);
 }
