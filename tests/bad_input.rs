@@ -351,7 +351,8 @@ fn the_program_refuses_bad_recipes_and_rows_with_their_place() {
     assert!(error.contains("rows.jsonl:2:12: expected one JSON object"), "{error}");
     assert!(error.contains("rows.jsonl:3:1: `instruction_en`: expected the English twin"), "{error}");
     assert!(train(&["--set", "data.train=none.jsonl"]).contains("none.jsonl"));
-    assert!(train(&["--set", "data.train=good.jsonl", "--set", "data.cutoff=4"]).contains("row \"r1\""));
+    let error = train(&["--set", "data.train=good.jsonl", "--set", "data.cutoff=4"]);
+    assert!(error.contains("no row fits into data.cutoff = 4") && error.contains("row \"r1\""), "{error}");
     assert!(!dir.path().join("out").exists(), "a refused run left files");
 
     let error = train(&["--set", "data.train=good.jsonl", "--set", "model.path=nowhere"]);

@@ -193,7 +193,7 @@ fn training_on_real_rows_with_the_real_qwen_tokenizer_learns_and_its_export_give
     let Some(shared) = shared() else { return };
     let dir = tempfile::tempdir().unwrap();
     let rows = unzip(&shared.join("data/train/triples_mini.jsonl.gz"));
-    // Rows from all over the file; an answer that alone exceeds the cutoff would be refused.
+    // Rows from all over the file.
     let short = std::str::from_utf8(&rows).unwrap().lines().filter(|row| row.len() < 500);
     let rows: Vec<&str> = short.step_by(20).take(240).collect();
     assert_eq!(rows.len(), 240);

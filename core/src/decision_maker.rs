@@ -4,7 +4,7 @@ use crate::tap::FfnActivations;
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
@@ -93,8 +93,20 @@ pub fn gumbel_softmax(logits: Tensor<2>, noise: Tensor<2>, tau: f64) -> Tensor<2
 }
 
 fn one_hot_max(logits: Tensor<2>) -> Tensor<2> {
-    let n = logits.dims()[1];
-    logits.detach().argmax(1).squeeze_dim::<1>(1).one_hot::<2>(n).float()
+    let n_layers = logits.dims()[1];
+    one_hot(logits.detach().argmax(1), n_layers)
+}
+
+/// One row of weights per chosen layer. Burn's own `one_hot` reads the choice back to the host and blocks on it, which a
+/// browser forbids.
+///
+/// # Shapes
+/// - `layers`: `[batch, 1]`
+/// - returns: `[batch, n_layers]`
+pub fn one_hot(layers: Tensor<2, Int>, n_layers: usize) -> Tensor<2> {
+    let [batch, _] = layers.dims();
+    let each = Tensor::<1, Int>::arange(0..n_layers as i64, &layers.device()).unsqueeze::<2>();
+    layers.expand([batch, n_layers]).equal(each.expand([batch, n_layers])).float()
 }
 
 /// Which layers enter the connection: the Decision Maker's choice, or an ablation of it (the paper's Figure 3).

@@ -2,7 +2,7 @@
 
 use crate::anchor::{Anchor, index};
 use crate::config::ModelConfig;
-use crate::decision_maker::{Decision, Pool, Selection};
+use crate::decision_maker::{Decision, Pool, Selection, one_hot};
 use crate::decoder::Decoder;
 use crate::tap::{FfnActivations, Injection, Probe, Site, Taps};
 use burn::module::Module;
@@ -130,7 +130,7 @@ impl CcModel {
     pub fn decide(&self, pool: Pool, selection: &Selection, logits: Tensor<2>, seed: u64) -> Decision {
         let [batch, n_layers] = logits.dims();
         let device = logits.device();
-        let one_hot = |layers: Vec<usize>| index(layers, &device).one_hot::<2>(n_layers).float();
+        let chosen = |layers: Vec<usize>| one_hot(index(layers, &device).unsqueeze_dim(1), n_layers);
         let weights = match pool {
             Pool::DecisionMaker => return selection.decide(logits),
             Pool::Mean => Tensor::full([batch, n_layers], 1.0 / n_layers as f64, &device),
@@ -140,10 +140,10 @@ impl CcModel {
                 Selection::Gumbel { noise, .. } => Selection::Argmax.decide(noise.clone()).weights,
                 _ => {
                     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                    one_hot((0..batch).map(|_| rng.random_range(0..n_layers)).collect())
+                    chosen((0..batch).map(|_| rng.random_range(0..n_layers)).collect())
                 }
             },
-            Pool::Fixed(layer) => one_hot(vec![layer; batch]),
+            Pool::Fixed(layer) => chosen(vec![layer; batch]),
         };
         Decision { logits, weights }
     }

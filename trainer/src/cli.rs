@@ -21,7 +21,7 @@ use crate::interrupt::Interrupt;
 use crate::model_folder::{ModelFolder, TRANSFORM_FILE, shipped, transform_bytes};
 use crate::recipe::{Place, Preset, Recipe};
 use crate::run_folder::write_file_atomically;
-use crate::sample::{Renderer, Sample};
+use crate::sample::{Rendered, Renderer, Sample};
 use crate::step::Method;
 use crate::train::{Ended, describe};
 use crate::{corpus, device, evaluate, export, fit, generate, interrupt, pretrain, train};
@@ -291,9 +291,13 @@ fn samples(recipe: &Recipe, folder: &ModelFolder, rows: &[Row]) -> Result<Vec<Sa
         cutoff: recipe.data.cutoff,
         english_cutoff: recipe.data.english_cutoff,
     };
-    let (samples, cut) = renderer.samples(rows)?;
-    if cut.truncated + cut.truncated_english > 0 {
-        println!("cut to fit: {} prompts and {} English twins of {}", cut.truncated, cut.truncated_english, rows.len());
+    let (samples, rendered) = renderer.samples(rows)?;
+    let Rendered { truncated, truncated_english, left_out } = rendered;
+    if truncated + truncated_english > 0 {
+        println!("cut to fit: {truncated} prompts and {truncated_english} English twins of {} rows", rows.len());
+    }
+    if let Some(first) = left_out.first() {
+        println!("left out: {} rows that cannot fit into the cutoffs, {first:?} the first of them", left_out.len());
     }
     Ok(samples)
 }

@@ -70,7 +70,7 @@ pub struct Optim {
     pub max_steps: usize,
     /// Samples in one optimizer step.
     pub batch_size: usize,
-    /// Padded tokens in one micro-batch.
+    /// Padded tokens in one micro-batch. On the CPU micro-batches run side by side, one per core; a GPU wants large ones.
     pub micro_tokens: usize,
     /// Seeds what training draws (Gumbel noise, the Decision Maker's start).
     pub seed: u64,
@@ -143,10 +143,11 @@ impl Default for Model {
     }
 }
 
+/// For the shipped base checkpoint; a large pretrained model starts from `--preset paper-hparams`.
 impl Default for Optim {
     fn default() -> Self {
         Self {
-            lr: 1e-3,
+            lr: 2e-3,
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
@@ -154,10 +155,10 @@ impl Default for Optim {
             clip: 1.0,
             schedule: Schedule::Cosine,
             warmup_ratio: 0.1,
-            epochs: 1,
+            epochs: 6,
             max_steps: 0,
-            batch_size: 16,
-            micro_tokens: 4096,
+            batch_size: 32,
+            micro_tokens: 128,
             seed: 0,
         }
     }
@@ -283,7 +284,7 @@ impl Preset {
             Self::Reference => "[cc]\nanchor = 'role_token'\ne = 'anchor'\nselection = 'gumbel'\n",
             Self::PaperHparams => {
                 "[data]\ncutoff = 1024\nenglish_cutoff = 1024\n\
-                 [optim]\nlr = 1e-5\nbatch_size = 16\nepochs = 3\nmax_steps = 0\nschedule = 'cosine'\nwarmup_ratio = 0.1\n"
+                 [optim]\nlr = 1e-5\nbatch_size = 16\nmicro_tokens = 4096\nepochs = 3\nmax_steps = 0\nschedule = 'cosine'\nwarmup_ratio = 0.1\n"
             }
         }
     }

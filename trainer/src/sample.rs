@@ -1,6 +1,7 @@
 //! Rows become token samples: one tokenise function for every verb.
 
 use anyhow::{Context, Result, bail};
+use cctuning::Error;
 use cctuning::chat::{AnchorRule, ChatTemplate, Prompt};
 use cctuning::tokenizer::Tokenizer;
 
@@ -38,41 +39,53 @@ pub struct Renderer<'a> {
 }
 
 /// What rendering did to a set of rows.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Rendered {
     pub truncated: usize,
     pub truncated_english: usize,
+    /// Ids of the rows that do not fit at all.
+    pub left_out: Vec<String>,
 }
 
 impl Renderer<'_> {
     /// A prompt, cut to `limit` tokens if need be; whether it was cut.
-    pub fn prompt(&self, text: &str, limit: usize) -> Result<(Prompt, bool)> {
+    fn prompt(&self, text: &str, limit: usize) -> cctuning::Result<(Prompt, bool)> {
         let mut prompt = self.template.render(self.tokenizer, text, self.anchor)?;
         let cut = prompt.truncate(limit)?;
         Ok((prompt, cut))
     }
 
-    /// All rows, in order. The user's text is cut to fit, never the template or the answer.
+    /// The rows in order, without those that cannot fit. The user's text is cut to fit, never the template or the answer.
     pub fn samples(&self, rows: &[Row]) -> Result<(Vec<Sample>, Rendered)> {
         let stop = self.template.stop_ids(self.tokenizer)?;
         let mut rendered = Rendered::default();
-        let samples = rows
-            .iter()
-            .map(|row| {
-                let mut answer = self.tokenizer.encode(&row.output)?;
-                answer.extend(&stop);
-                let Some(room) = self.cutoff.checked_sub(answer.len()).filter(|&room| room > 0) else {
-                    bail!("its answer has {} tokens and data.cutoff is {}; raise the cutoff", answer.len(), self.cutoff);
-                };
-                let (prompt, cut) = self.prompt(&row.instruction, room)?;
-                let (english, cut_english) = self.prompt(&row.instruction_en, self.english_cutoff)?;
-                rendered.truncated += usize::from(cut);
-                rendered.truncated_english += usize::from(cut_english);
-                Ok(Sample { id: row.id.clone(), lang: row.lang.clone(), prompt, english, answer })
-            })
-            .zip(rows)
-            .map(|(sample, row): (Result<Sample>, &Row)| sample.with_context(|| format!("row {:?}", row.id)))
-            .collect::<Result<_>>()?;
+        let mut samples = Vec::with_capacity(rows.len());
+        for row in rows {
+            let mut answer = self.tokenizer.encode(&row.output)?;
+            answer.extend(&stop);
+            let room = self.cutoff.saturating_sub(answer.len());
+            let fitted = self.prompt(&row.instruction, room);
+            let fitted = fitted.and_then(|own| Ok((own, self.prompt(&row.instruction_en, self.english_cutoff)?)));
+            let ((prompt, cut), (english, cut_english)) = match fitted {
+                Ok(both) => both,
+                Err(Error::PromptTooLong { .. }) => {
+                    rendered.left_out.push(row.id.clone());
+                    continue;
+                }
+                Err(error) => return Err(error).with_context(|| format!("row {:?}", row.id)),
+            };
+            rendered.truncated += usize::from(cut);
+            rendered.truncated_english += usize::from(cut_english);
+            samples.push(Sample { id: row.id.clone(), lang: row.lang.clone(), prompt, english, answer });
+        }
+        if let ([], Some(first)) = (&samples[..], rendered.left_out.first()) {
+            bail!(
+                "no row fits into data.cutoff = {} and data.english_cutoff = {} (row {first:?} is the first of {}); raise them",
+                self.cutoff,
+                self.english_cutoff,
+                rows.len()
+            );
+        }
         Ok((samples, rendered))
     }
 }

@@ -5,3 +5,4 @@
 //! registers itself at start-up, so that even an unused mention of it costs the page 3 MB.
 
 pub mod protocol;
+pub mod text;

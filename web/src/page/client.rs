@@ -2,7 +2,7 @@
 //!
 //! Must not know: how anything looks.
 
-use crate::languages::language_of;
+use web::text::language_of;
 use web::protocol::{
     Aftermath, Connection, ConnectionReport, ConnectionSource, DeviceReport, DeviceWish, Event, ExamplePrompt, Failure, FileSize, Pane,
     PaneReport, Request, SelfTestReport, Welcome,

@@ -3,7 +3,6 @@
 mod app;
 mod client;
 mod components;
-mod languages;
 
 fn main() {
     console_error_panic_hook::set_once();

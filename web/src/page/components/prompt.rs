@@ -3,7 +3,7 @@
 use crate::client::{Client, Phase};
 use crate::components::examples::Examples;
 use crate::components::switch::ConnectionSwitch;
-use crate::languages::language_of;
+use web::text::language_of;
 use web::protocol::Connection;
 use leptos::ev::{KeyboardEvent, SubmitEvent};
 use leptos::prelude::*;

@@ -1,8 +1,7 @@
-//! A guess at the language of a text, for the browser's fonts and voices.
-//!
-//! Must not know: models, the DOM.
+//! What can be told of a text without a model: its language, for the browser's fonts and voices, and whether it holds an
+//! answer.
 
-use web::protocol::ExamplePrompt;
+use crate::protocol::ExamplePrompt;
 
 /// The language of a prompt: the example's own, else what its script tells.
 pub fn language_of(text: &str, examples: &[ExamplePrompt]) -> Option<String> {
@@ -27,6 +26,12 @@ fn of_script(character: char) -> Option<&'static str> {
     })
 }
 
+/// Whether the answer holds the gold one, as the paper's benchmarks count it; case and outer marks do not matter.
+pub fn holds(answer: &str, gold: &str) -> bool {
+    let bare = |text: &str| text.trim().trim_matches(|mark: char| mark.is_ascii_punctuation() || "。।؟！".contains(mark)).to_lowercase();
+    bare(answer).contains(&bare(gold))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,5 +43,12 @@ mod tests {
         assert_eq!(language_of(" فرانس کا دارالحکومت؟ ", &examples).as_deref(), Some("ur"));
         assert_eq!(language_of("ما هي عاصمة فرنسا؟", &examples).as_deref(), Some("ar"));
         assert_eq!(language_of("Mji mkuu wa Kenya?", &examples), None);
+    }
+
+    #[test]
+    fn an_answer_holds_the_gold_one_whatever_marks_surround_it() {
+        assert!(holds("العاصمة هي باريس.", "باريس"));
+        assert!(holds("北京。", "北京"));
+        assert!(!holds("Nairobi", "Dodoma"));
     }
 }
