@@ -205,7 +205,7 @@ fn the_same_seed_gives_the_same_corpus_and_another_seed_another() {
 fn the_base_is_english_heavy_and_the_splits_have_their_sizes() {
     let corpus = corpus();
     let english = corpus.base.iter().filter(|row| row.lang() == "en").count() as f64 / corpus.base.len() as f64;
-    assert!((0.75..0.85).contains(&english), "English share {english}");
+    assert!((0.6..0.75).contains(&english), "English share {english}");
     let count = |rows: &[Item], code: &str| rows.iter().filter(|item| item.lang == code).count();
     for language in &LANGUAGES {
         assert!((500..=600).contains(&count(&corpus.train, language.code)));

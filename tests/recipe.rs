@@ -103,7 +103,7 @@ fn a_wrong_type_or_range_says_key_expectation_finding_and_cure() {
     assert_fault(
         "[optim]\nlr = 'fast'",
         &[],
-        &["recipe.toml:2:1", "`optim.lr`", "\"fast\"", "f64", "leave the key out for 0.001"],
+        &["recipe.toml:2:1", "`optim.lr`", "\"fast\"", "f64", "leave the key out for 0.002"],
     );
     assert_fault("[optim]\nlr = -1.0", &[], &["`optim.lr` = -1.0", "expected a number above 0"]);
     assert_fault("[optim]\nlr = nan", &[], &["expected a number above 0"]);

@@ -157,7 +157,7 @@ fn a_checkpoint_of_another_recipe_or_method_is_refused_and_its_recipe_left_alone
     let dir = workplace();
     finished(train(dir.path(), "cc", "out", &["run.save_every=20"]));
     let recipe = fs::read(dir.path().join("out/recipe.toml")).unwrap();
-    for (method, change) in [("cc", "optim.lr=2e-3"), ("cc", "cc.alpha=0.5"), ("sft", "optim.lr=1e-3")] {
+    for (method, change) in [("cc", "optim.lr=3e-3"), ("cc", "cc.alpha=0.5"), ("sft", "run.keep=2")] {
         let output = train(dir.path(), method, "out", &[change]).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{method} {change} was accepted");
         let error = stderr(&output);

@@ -1,7 +1,7 @@
 //! Drives a real browser through the W3C WebDriver protocol: starts driver and browser, runs scripts, types, clicks,
 //! takes pictures. It knows browsers, not our page. Whatever goes wrong ends the test with a sentence.
 
-use base64_text::decode;
+use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::Path;
@@ -153,7 +153,8 @@ impl Browser {
     /// Takes a picture of what is visible into a PNG file.
     pub fn screenshot(&self, file: &Path) {
         let image = self.call("GET", "/screenshot", None);
-        let bytes = decode(image.as_str().expect("a screenshot arrives as text"));
+        let text = image.as_str().expect("a screenshot arrives as text");
+        let bytes = BASE64_STANDARD.decode(text).expect("WebDriver sends pictures in base64");
         std::fs::create_dir_all(file.parent().expect("a screenshot goes into a folder"))
             .expect("its folder can be made");
         std::fs::write(file, bytes).unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
@@ -199,28 +200,4 @@ impl Drop for Browser {
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("127.0.0.1 has a free port");
     listener.local_addr().expect("a bound port has a number").port()
-}
-
-/// Base64 as WebDriver sends pictures: one line, standard letters.
-mod base64_text {
-    pub fn decode(text: &str) -> Vec<u8> {
-        let six_bits = text.bytes().filter_map(|letter| match letter {
-            b'A'..=b'Z' => Some(letter - b'A'),
-            b'a'..=b'z' => Some(letter - b'a' + 26),
-            b'0'..=b'9' => Some(letter - b'0' + 52),
-            b'+' => Some(62),
-            b'/' => Some(63),
-            _ => None,
-        });
-        let (mut bytes, mut bits, mut count) = (Vec::with_capacity(text.len() * 3 / 4), 0_u32, 0);
-        for value in six_bits {
-            bits = (bits << 6) | u32::from(value);
-            count += 6;
-            if count >= 8 {
-                count -= 8;
-                bytes.push((bits >> count) as u8);
-            }
-        }
-        bytes
-    }
 }

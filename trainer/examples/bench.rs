@@ -46,34 +46,28 @@ fn main() -> Result<()> {
     println!("{BATCH} rows, {tokens} tokens, {} layers of width {}", base.config.n_layers, base.config.d_model);
 
     let model = base.model.clone().train();
-    let train = |method: Method| {
+    let train = |method: Method, at: usize| {
         let mut optimizer = AdamW::new(&recipe.optim, 1.0);
-        let model = model.clone();
-        move |at: usize| {
-            let result = step(&model, &batch, method, usize::MAX, at);
-            optimizer.step(model.clone(), &result.gradients, 1e-4);
-        }
+        let result = step(&model, &batch, method, recipe.optim.micro_tokens, at);
+        optimizer.step(model.clone(), &result.gradients, 1e-4);
     };
-    let (sft, cc) = side_by_side(train(Method::Sft), train(Method::Cc(&recipe.cc)));
+    let (sft, cc) = side_by_side(|at| train(Method::Sft, at), |at| train(Method::Cc(&recipe.cc), at));
     report("training step", "vanilla", sft, "CC", cc);
 
     let folded = TransformMatrix::identity(base.config.d_model, &Device::flex()).fold(base.model.model.decision_maker());
     let answer = |source: Source| {
-        let (base, folded, prompt) = (&base, &folded, &samples[0].prompt);
-        move |_: usize| {
-            let options = GenerateOptions {
-                max_new_tokens: NEW_TOKENS,
-                sampling: Sampling::Greedy,
-                source,
-                connection: base.settings.connection,
-                stop_ids: Vec::new(),
-            };
-            let decoding = Decoding::start(&base.model, &base.config, Some(folded), &[prompt], &[], options);
-            let tokens = read_sync(decoding.expect("the prompt fits").finish()).expect("the CPU computes");
-            assert_eq!(tokens[0].len(), NEW_TOKENS);
-        }
+        let options = GenerateOptions {
+            max_new_tokens: NEW_TOKENS,
+            sampling: Sampling::Greedy,
+            source,
+            connection: base.settings.connection,
+            stop_ids: Vec::new(),
+        };
+        let decoding = Decoding::start(&base.model, &base.config, Some(&folded), &[&samples[0].prompt], &[], options);
+        let tokens = read_sync(decoding.expect("the prompt fits").finish()).expect("the CPU computes");
+        assert_eq!(tokens[0].len(), NEW_TOKENS);
     };
-    let (vanilla, connected) = side_by_side(answer(Source::None), answer(Source::Transform));
+    let (vanilla, connected) = side_by_side(|_| answer(Source::None), |_| answer(Source::Transform));
     report(&format!("{NEW_TOKENS} tokens, batch 1"), "vanilla", vanilla, "W_T", connected);
 
     match torch {

@@ -1,5 +1,6 @@
 //! The default run, the whole system in one line: fine-tune twice from the same start, fit, evaluate, export.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -172,9 +173,18 @@ fn write_bundle(
     let examples: Vec<Example> = LANGUAGES
         .iter()
         .flat_map(|language| {
-            let own: Vec<&Item> = test.iter().filter(|item| item.lang == language.code).collect();
-            let stride = (own.len() / EXAMPLES_PER_LANGUAGE).max(1);
-            own.into_iter().step_by(stride).take(EXAMPLES_PER_LANGUAGE)
+            // One of each task, then a second of each.
+            let mut asked = BTreeMap::new();
+            let own = test.iter().filter(|item| item.lang == language.code);
+            let mut own: Vec<(usize, &Item)> = own
+                .map(|item| {
+                    let round = asked.entry(&item.task).or_insert(0);
+                    *round += 1;
+                    (*round, item)
+                })
+                .collect();
+            own.sort_by_key(|&(round, _)| round);
+            own.into_iter().map(|(_, item)| item).take(EXAMPLES_PER_LANGUAGE)
         })
         .map(|item| Example {
             lang: item.lang.clone(),

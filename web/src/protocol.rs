@@ -20,6 +20,8 @@ pub enum Request {
         id: u32,
         /// The visitor's text.
         prompt: String,
+        /// The same question in English, for [`ConnectionSource::Parallel`].
+        english: Option<String>,
         /// What the CC-Tuned pane does.
         connection: Connection,
     },
@@ -54,6 +56,8 @@ pub enum ConnectionSource {
     Transform,
     /// The prompt's own activations as they are.
     Identity,
+    /// The activations of the same question in English: what training saw and the Transform Matrix imitates.
+    Parallel,
 }
 
 /// One of the two answers.
@@ -145,6 +149,8 @@ pub struct LanguageName {
 pub struct ExamplePrompt {
     pub lang: String,
     pub prompt: String,
+    /// The same question in English.
+    pub english: String,
     pub gold: String,
 }
 
@@ -211,7 +217,7 @@ mod tests {
     #[test]
     fn a_request_survives_the_way_to_the_worker() {
         let connection = Connection { source: ConnectionSource::Transform, layer: Some(3) };
-        let request = Request::Ask { id: 7, prompt: "ما هي عاصمة فرنسا؟".into(), connection };
+        let request = Request::Ask { id: 7, prompt: "ما هي عاصمة فرنسا؟".into(), english: None, connection };
         let text = serde_json::to_string(&request).unwrap();
         assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
     }

@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn an_example_keeps_its_own_language_and_other_text_is_told_by_its_script() {
-        let example = ExamplePrompt { lang: "ur".into(), prompt: "فرانس کا دارالحکومت؟".into(), gold: "پیرس".into() };
+        let example = ExamplePrompt { lang: "ur".into(), prompt: "فرانس کا دارالحکومت؟".into(), english: String::new(), gold: "پیرس".into() };
         let examples = [example];
         assert_eq!(language_of(" فرانس کا دارالحکومت؟ ", &examples).as_deref(), Some("ur"));
         assert_eq!(language_of("ما هي عاصمة فرنسا؟", &examples).as_deref(), Some("ar"));

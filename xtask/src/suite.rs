@@ -7,8 +7,11 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 
-/// The native packages: `web` exists for wasm only, and the CUDA kernels are nothing a test without a card could run.
+/// The native packages. The programs of `web` exist for browsers only, and the CUDA kernels are nothing a test without a
+/// card could run.
 const NATIVE: [&str; 6] = ["--release", "--locked", "--workspace", "--exclude", "web", "--no-default-features"];
+/// What the page and its worker share, which is as native as anything.
+const SHARED: [&str; 5] = ["--release", "--locked", "--package", "web", "--lib"];
 
 /// How many tests passed, failed and were left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,11 +25,10 @@ struct Count {
 pub fn run() -> Result<ExitCode> {
     // First, so that a missing program is known before the long builds.
     tools::for_the_browsers()?;
-    let native = step("run the native tests", || cargo_test(&NATIVE))?;
+    let native = step("run the native tests", || Ok(cargo_test(&NATIVE)?.plus(cargo_test(&SHARED)?)))?;
     page::build()?;
     let browsers = step("run the browser tests", || {
-        // Browsers share two cores with the software that plays the graphics card: one test at a time.
-        cargo_test(&["--release", "--locked", "--package", "xtask", "--test", "browser", "--", "--test-threads", "1"])
+        cargo_test(&["--release", "--locked", "--package", "xtask", "--test", "browser"])
     })?;
     let total = native.plus(browsers);
     ensure!(total.passed + total.failed > 0, "no test was executed");

@@ -39,7 +39,7 @@ pub const LANGUAGES: [Language; 8] = [
 ];
 const ENGLISH: usize = 0;
 
-/// How often every English line stands in the base text, so that about four lines in five are English.
+/// How often every English line stands in the base text, so that about two lines in three are English.
 const ENGLISH_REPEATS: usize = 5;
 const TRAIN_PER_LANGUAGE: usize = 540;
 const PAIRS_PER_LANGUAGE: usize = 160;

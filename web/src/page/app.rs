@@ -6,7 +6,7 @@
 //! # Handles for tests (they keep their names)
 //! - `main[data-phase]`: `starting loading testing ready answering dead`
 //! - `#prompt` `#ask` `#stop`; `[data-lang=CODE]` chooses a language, `[data-example=N]` asks its N-th example
-//! - `input[name=source][value=off|transform|identity]`, `select#layer` (empty: Decision Maker, else counted from 0)
+//! - `input[name=source][value=off|transform|identity|parallel]`, `select#layer` (empty: Decision Maker, else counted from 0)
 //! - `#pane-vanilla` `#pane-cc`: `data-state=idle|running|complete|stopped`, `data-tokens`, `data-ids` (comma-separated, when
 //!   complete), the text in `.answer`; `#gold` the expected answer
 //! - `#connection[data-layer]`, its rows `[data-probability]`
@@ -19,7 +19,7 @@ use crate::components::failure::FailurePanel;
 use crate::components::pane::PaneCard;
 use crate::components::prompt::PromptCard;
 use crate::components::status::{Loading, Status};
-use web::protocol::{DeviceWish, Pane};
+use web::protocol::{DeviceWish, ExamplePrompt, Pane};
 use leptos::ev;
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;
@@ -72,17 +72,17 @@ fn App() -> impl IntoView {
     }
 }
 
-/// The right answer, once both panes have given theirs.
+/// The question in English and the right answer, once both panes have given theirs.
 #[component]
 fn Gold(client: Client) -> impl IntoView {
-    let gold = move || {
-        let question = client.question.get()?;
+    let example = move || {
         let both = client.vanilla.report.get().is_some() && client.cc.report.get().is_some();
-        both.then_some(question.gold).flatten().map(|gold| (gold, question.lang))
+        both.then(|| client.question.get()?.example).flatten()
     };
     move || {
-        gold().map(|(gold, lang)| {
-            view! { <p class="gold">"Expected answer: " <bdi id="gold" dir="auto" lang=lang>{gold}</bdi></p> }
+        example().map(|ExamplePrompt { lang, english, gold, .. }| {
+            let question = (lang != "en").then(|| view! { <q lang="en">{english}</q> " " });
+            view! { <p class="gold">{question} "Expected answer: " <bdi id="gold" dir="auto" lang=lang>{gold}</bdi></p> }
         })
     }
 }

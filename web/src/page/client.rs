@@ -93,8 +93,8 @@ pub struct Question {
     pub connection: Connection,
     /// ISO 639-1, where it can be told.
     pub lang: Option<String>,
-    /// The right answer, where the prompt is one of the bundle's examples.
-    pub gold: Option<String>,
+    /// The example of the bundle that it is.
+    pub example: Option<ExamplePrompt>,
 }
 
 /// Everything the page knows. Copies are handles on the same state.
@@ -197,11 +197,12 @@ impl Client {
         }
         let id = self.question.get_untracked().map_or(1, |question| question.id + 1);
         let examples = self.examples_untracked();
-        let example = examples.iter().find(|example| example.prompt.trim() == prompt.trim());
+        let example = examples.iter().find(|example| example.prompt.trim() == prompt.trim()).cloned();
+        let english = example.as_ref().map(|example| example.english.clone());
         let question = Question {
             id,
             lang: language_of(&prompt, &examples),
-            gold: example.map(|example| example.gold.clone()),
+            example,
             prompt: prompt.clone(),
             connection,
         };
@@ -211,7 +212,7 @@ impl Client {
         self.failure.set(None);
         self.question.set(Some(question));
         self.phase.set(Phase::Answering);
-        self.send(&Request::Ask { id, prompt, connection });
+        self.send(&Request::Ask { id, prompt, english, connection });
     }
 
     /// Ends the answer at its next token.

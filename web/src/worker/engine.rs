@@ -103,6 +103,7 @@ impl Engine {
         let examples = examples.iter().map(|example| ExamplePrompt {
             lang: example.lang.clone(),
             prompt: example.prompt.clone(),
+            english: example.english.clone(),
             gold: example.gold.clone(),
         });
         Welcome {
@@ -122,24 +123,27 @@ impl Engine {
     ///
     /// # Errors
     /// The prompt cannot be used, or the device stopped computing.
-    pub async fn answer(&self, id: u32, text: &str, connection: Connection) -> Result<()> {
+    pub async fn answer(&self, id: u32, text: &str, english: Option<&str>, connection: Connection) -> Result<()> {
         self.current.set(id);
         let bundle = &self.bundle;
         let prompt = bundle.prompt(text)?;
+        let english = english.map(|text| bundle.prompt(text)).transpose()?;
+        let english = english.iter().collect::<Vec<_>>();
         let source = match connection.source {
             ConnectionSource::Off => Source::None,
             ConnectionSource::Transform => Source::Transform,
             ConnectionSource::Identity => Source::Identity,
+            ConnectionSource::Parallel => Source::Parallel,
         };
         let mut connected = bundle.options(source)?;
         if let Some(layer) = connection.layer {
             connected.connection.pool = Pool::Fixed(layer.min(bundle.config.n_layers - 1));
         }
 
-        let mut vanilla = self.begin(id, Pane::Vanilla, &bundle.vanilla, &prompt, bundle.options(Source::None)?)?;
+        let mut vanilla = self.begin(id, Pane::Vanilla, &bundle.vanilla, &prompt, &[], bundle.options(Source::None)?)?;
         vanilla.step().await?;
         give_way().await;
-        let mut cc = self.begin(id, Pane::CcTuned, &bundle.cc, &prompt, connected)?;
+        let mut cc = self.begin(id, Pane::CcTuned, &bundle.cc, &prompt, &english, connected)?;
         cc.step().await?;
         if let Some(made) = cc.decoding.connections().await?.and_then(|rows| rows.into_iter().next()) {
             let report = ConnectionReport {
@@ -164,10 +168,18 @@ impl Engine {
         Ok(())
     }
 
-    fn begin<'e>(&'e self, id: u32, pane: Pane, model: &'e CcModel, prompt: &Prompt, options: GenerateOptions) -> Result<Turn<'e>> {
+    fn begin<'e>(
+        &'e self,
+        id: u32,
+        pane: Pane,
+        model: &'e CcModel,
+        prompt: &Prompt,
+        english: &[&Prompt],
+        options: GenerateOptions,
+    ) -> Result<Turn<'e>> {
         let started_s = elapsed_s();
         let Bundle { config, transform, tokenizer, .. } = &self.bundle;
-        let decoding = Decoding::start(model, config, Some(transform), &[prompt], &[], options)?;
+        let decoding = Decoding::start(model, config, Some(transform), &[prompt], english, options)?;
         let text = Some(TextStream::new(tokenizer));
         Ok(Turn { id, pane, decoding, text, ids: Vec::new(), first_token_s: elapsed_s() - started_s, decode_s: 0.0 })
     }

@@ -52,11 +52,11 @@ impl Worker {
         match request {
             Request::Load { bundle, device } if !self.loading.replace(true) => spawn_local(self.clone().load(bundle, device)),
             Request::Load { .. } => {}
-            Request::Ask { id, prompt, connection } => {
+            Request::Ask { id, prompt, english, connection } => {
                 let worker = self.clone();
                 spawn_local(async move {
                     let Some(engine) = worker.engine.get() else { return };
-                    if let Err(error) = engine.answer(id, &prompt, connection).await {
+                    if let Err(error) = engine.answer(id, &prompt, english.as_deref(), connection).await {
                         scope::post(&Event::Failure(answer_failure(&error)));
                     }
                 });

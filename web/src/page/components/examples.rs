@@ -4,9 +4,6 @@ use crate::client::{Client, Phase};
 use web::protocol::{ExamplePrompt, LanguageName};
 use leptos::prelude::*;
 
-/// Shown of each language; more would push the answers off a phone's screen.
-const PER_LANGUAGE: usize = 4;
-
 /// # Props
 /// - `on_choose`: hears the prompt that was pressed.
 #[component]
@@ -17,7 +14,7 @@ pub fn Examples(client: Client, #[prop(into)] on_choose: Callback<String>) -> im
     let current = Memo::new(move |_| chosen.get().or_else(|| visitors_language(&languages.get())).unwrap_or_default());
     let shown = move || {
         let of_language = |example: &ExamplePrompt| example.lang == current.get();
-        examples.get().into_iter().filter(of_language).take(PER_LANGUAGE).enumerate().collect::<Vec<_>>()
+        examples.get().into_iter().filter(of_language).enumerate().collect::<Vec<_>>()
     };
     let chip = move |language: LanguageName| {
         let (for_press, for_check) = (language.code.clone(), language.code.clone());

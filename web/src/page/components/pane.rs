@@ -22,7 +22,7 @@ pub fn PaneCard(client: Client, pane: Pane) -> impl IntoView {
     };
     let ids = move || state.report.get().map(|report| report.ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","));
     let lang = move || client.question.get().and_then(|question| question.lang);
-    let gold = move || client.question.get().and_then(|question| question.gold);
+    let gold = move || client.question.get().and_then(|question| question.example).map(|example| example.gold);
     let right = move || {
         let (gold, _) = gold().zip(state.report.get())?;
         Some(state.text.with(|text| holds(text, &gold)))
@@ -32,7 +32,7 @@ pub fn PaneCard(client: Client, pane: Pane) -> impl IntoView {
         (Pane::CcTuned, None) => "fine-tuned with the connection".into_any(),
         (Pane::CcTuned, Some(connection)) => match connection.source {
             ConnectionSource::Off => "connection off".into_any(),
-            source => view! { "connection: " {source_name(source, "identity")} }.into_any(),
+            source => view! { "connection: " {source_name(source)} }.into_any(),
         },
     };
     let empty = move || state.text.with(String::is_empty);

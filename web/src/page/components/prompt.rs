@@ -35,7 +35,9 @@ pub fn PromptCard(client: Client, connection: RwSignal<Connection>) -> impl Into
         text.set(prompt);
         ask();
     };
-    let lang = move || language_of(&text.get(), &client.welcome.get().map_or_else(Vec::new, |welcome| welcome.examples));
+    let examples = move || client.welcome.get().map_or_else(Vec::new, |welcome| welcome.examples);
+    let lang = move || language_of(&text.get(), &examples());
+    let has_twin = Signal::derive(move || examples().iter().any(|example| example.prompt.trim() == text.get().trim()));
     let answering = move || client.phase.get() == Phase::Answering;
     let cannot_ask = move || client.phase.get() != Phase::Ready || text.with(|text| text.trim().is_empty());
     view! {
@@ -55,7 +57,7 @@ pub fn PromptCard(client: Client, connection: RwSignal<Connection>) -> impl Into
                 on:keydown=on_key
             ></textarea>
             <div class="actions">
-                <ConnectionSwitch client connection/>
+                <ConnectionSwitch client connection has_twin/>
                 <div class="buttons">
                     <span class="keys" aria-hidden="true"><kbd>"Ctrl"</kbd>" + "<kbd>"Enter"</kbd></span>
                     <button type="button" id="stop" aria-keyshortcuts="Escape" disabled=move || !answering() on:click=move |_| client.stop()>

@@ -4,29 +4,39 @@ use crate::client::Client;
 use web::protocol::{Connection, ConnectionSource};
 use leptos::prelude::*;
 
-const SOURCES: [(ConnectionSource, &str, &str, &str); 3] = [
-    (ConnectionSource::Off, "off", "Off", "Nothing is injected"),
-    (ConnectionSource::Transform, "transform", "W_T", "The prompt's own activations, carried towards English by the Transform Matrix"),
-    (ConnectionSource::Identity, "identity", "Identity", "The prompt's own activations as they are: the control"),
+const SOURCES: [(ConnectionSource, &str, &str); 4] = [
+    (ConnectionSource::Off, "off", "Nothing is injected"),
+    (ConnectionSource::Transform, "transform", "The prompt's own activations, carried towards English by the Transform Matrix"),
+    (ConnectionSource::Identity, "identity", "The prompt's own activations as they are: the control"),
+    (ConnectionSource::Parallel, "parallel", "The activations of the same question in English, as in training; known for the examples"),
 ];
 
+/// # Props
+/// - `has_twin`: whether the question's English twin is known.
 #[component]
-pub fn ConnectionSwitch(client: Client, connection: RwSignal<Connection>) -> impl IntoView {
+pub fn ConnectionSwitch(client: Client, connection: RwSignal<Connection>, has_twin: Signal<bool>) -> impl IntoView {
     let n_layers = Memo::new(move |_| client.welcome.get().map_or(0, |welcome| welcome.n_layers));
-    let source = move |(source, value, name, meaning): (ConnectionSource, &'static str, &'static str, &'static str)| {
+    let source = move |(source, value, meaning): (ConnectionSource, &'static str, &'static str)| {
         view! {
             <label class="segment" title=meaning>
                 <input
                     type="radio"
                     name="source"
                     value=value
+                    disabled=move || source == ConnectionSource::Parallel && !has_twin.get()
                     prop:checked=move || connection.get().source == source
                     on:change=move |_| connection.update(|connection| connection.source = source)
                 />
-                <span>{source_name(source, name)}</span>
+                <span>{source_name(source)}</span>
             </label>
         }
     };
+    // A question of the visitor's own has no twin; what imitates it steps in.
+    Effect::new(move || {
+        if !has_twin.get() && connection.get().source == ConnectionSource::Parallel {
+            connection.update(|connection| connection.source = ConnectionSource::Transform);
+        }
+    });
     let on_layer = move |event| {
         let layer = event_target_value(&event).parse().ok();
         connection.update(|connection| connection.layer = layer);
@@ -54,9 +64,11 @@ pub fn ConnectionSwitch(client: Client, connection: RwSignal<Connection>) -> imp
 }
 
 /// How the page writes a source: the matrix has a subscript.
-pub fn source_name(source: ConnectionSource, name: &'static str) -> AnyView {
+pub fn source_name(source: ConnectionSource) -> AnyView {
     match source {
+        ConnectionSource::Off => "Off".into_any(),
         ConnectionSource::Transform => view! { <i>"W"</i><sub>"T"</sub> }.into_any(),
-        _ => name.into_any(),
+        ConnectionSource::Identity => "Identity".into_any(),
+        ConnectionSource::Parallel => "English twin".into_any(),
     }
 }
