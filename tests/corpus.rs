@@ -1,13 +1,13 @@
 //! Proves of the shipped corpus: nothing held out leaks, the tables are complete and in the right
 //! script, every row has its English twin, the same seed gives the same rows, names agree with the shared tables.
 
-use trainer::corpus::split::HeldOut;
-use trainer::corpus::world::{HELD_PHRASING, PHRASINGS, World};
-use trainer::corpus::{BaseText, Corpus, Item, LANGUAGES, generate};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use trainer::corpus::split::HeldOut;
+use trainer::corpus::world::{HELD_PHRASING, PHRASINGS, World};
+use trainer::corpus::{BaseText, Corpus, Item, LANGUAGES, generate};
 
 const SEED: u64 = 20250602;
 

@@ -5,8 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use trainer::data::{Row, read_rows};
 use flate2::{Compression, write::GzEncoder};
+use trainer::data::{Row, read_rows};
 
 const GOOD: &str = r#"{"id":"a","task":"qa","lang":"es","instruction":"¿Qué?","instruction_en":"What?","output":"Eso","extra":{"output":1}}"#;
 

@@ -148,9 +148,13 @@ impl Manifest {
             return Err(Error::Manifest(format!("`format` is {:?}; this version reads {FORMAT:?}", manifest.format)));
         }
         for file in &manifest.files {
-            let strange = |part: &str| part.is_empty() || part.starts_with('.') || part.contains(['\\', ':', '?', '#', '%']);
+            let strange =
+                |part: &str| part.is_empty() || part.starts_with('.') || part.contains(['\\', ':', '?', '#', '%']);
             if file.path.split('/').any(strange) {
-                return Err(Error::Manifest(format!("`files` names {:?}, which is not a plain path inside the bundle", file.path)));
+                return Err(Error::Manifest(format!(
+                    "`files` names {:?}, which is not a plain path inside the bundle",
+                    file.path
+                )));
             }
         }
         let Parts { vanilla, cc, transform, tokenizer, examples, golden } = &manifest.parts;
@@ -235,7 +239,8 @@ impl Bundle {
         checkpoint.add(&parts.transform, file(files, &parts.transform)?)?;
         let matrix = TransformMatrix::from_rows(checkpoint.read("transform_matrix")?.1, config.d_model, device)?;
         let json = |path: &String| file(files, path).map(Vec::as_slice);
-        let parse = |path: &String, e: serde_json::Error| Error::BundleFile { path: path.clone(), reason: e.to_string() };
+        let parse =
+            |path: &String, e: serde_json::Error| Error::BundleFile { path: path.clone(), reason: e.to_string() };
         Ok(Self {
             transform: matrix.fold(cc.model.decision_maker()),
             tokenizer: Tokenizer::from_json(json(&parts.tokenizer)?)?,
@@ -301,7 +306,13 @@ impl Bundle {
     /// # Errors
     /// The device failed; computing something else is a verdict, not an error.
     pub async fn self_test(&self, limit: usize) -> Result<SelfTest> {
-        let mut test = SelfTest { prompts: 0, max_logit_error: 0.0, tolerance: LOGIT_TOLERANCE, tokens_equal: true, passed: false };
+        let mut test = SelfTest {
+            prompts: 0,
+            max_logit_error: 0.0,
+            tolerance: LOGIT_TOLERANCE,
+            tokens_equal: true,
+            passed: false,
+        };
         for golden in self.golden.iter().take(limit) {
             let prompt = self.prompt(&golden.prompt)?;
             for (expected, source) in [(&golden.vanilla, Source::None), (&golden.cc, Source::Transform)] {

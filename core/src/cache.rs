@@ -14,9 +14,8 @@ impl KvCache {
     /// An empty cache for `batch` sequences of at most `capacity` tokens.
     pub fn new(config: &ModelConfig, batch: usize, capacity: usize, device: &Device) -> Self {
         let shape = [batch, config.n_kv_heads, capacity, config.head_dim];
-        let layers = (0..config.n_layers)
-            .map(|_| Some((Tensor::zeros(shape, device), Tensor::zeros(shape, device))))
-            .collect();
+        let layers =
+            (0..config.n_layers).map(|_| Some((Tensor::zeros(shape, device), Tensor::zeros(shape, device)))).collect();
         Self { layers, len: 0, capacity }
     }
 

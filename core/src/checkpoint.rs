@@ -60,7 +60,10 @@ impl<'a> Checkpoint<'a> {
     /// # Errors
     /// It is absent, or stored in a type that is not read.
     pub fn read(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
-        let view = self.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.into(), found: self.tensors.len() })?;
+        let view = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| Error::MissingTensor { name: name.into(), found: self.tensors.len() })?;
         let values = match view.dtype() {
             Dtype::F32 => chunks(view.data()).map(f32::from_le_bytes).collect(),
             Dtype::F64 => chunks(view.data()).map(|b| f64::from_le_bytes(b) as f32).collect(),
@@ -74,7 +77,10 @@ impl<'a> Checkpoint<'a> {
 
     fn dequantize(&self, name: &str, view: &TensorView) -> Result<Vec<f32>> {
         let name = format!("{name}{SCALE}");
-        let scale = self.tensors.get(&name).ok_or_else(|| Error::MissingTensor { name: name.clone(), found: self.tensors.len() })?;
+        let scale = self
+            .tensors
+            .get(&name)
+            .ok_or_else(|| Error::MissingTensor { name: name.clone(), found: self.tensors.len() })?;
         let expected = vec![view.data().len() / BLOCK];
         if scale.shape() != expected || scale.dtype() != Dtype::F16 || !view.data().len().is_multiple_of(BLOCK) {
             return Err(Error::Shape { name, expected, found: scale.shape().to_vec() });
@@ -131,13 +137,30 @@ pub fn save_tensors(tensors: Vec<(String, Vec<usize>, Vec<f32>)>, storage: Stora
                 stored.push((format!("{name}{SCALE}"), Dtype::F16, vec![values.len() / BLOCK], scales));
                 stored.push((name, Dtype::I8, shape, weights));
             }
-            Storage::F32 | Storage::Q8 => stored.push((name, Dtype::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())),
-            Storage::Bf16 => stored.push((name, Dtype::BF16, shape, values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect())),
-            Storage::F16 => stored.push((name, Dtype::F16, shape, values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect())),
+            Storage::F32 | Storage::Q8 => {
+                stored.push((name, Dtype::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+            }
+            Storage::Bf16 => stored.push((
+                name,
+                Dtype::BF16,
+                shape,
+                values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+            )),
+            Storage::F16 => stored.push((
+                name,
+                Dtype::F16,
+                shape,
+                values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+            )),
         }
     }
-    let fail = |e: safetensors::SafeTensorError| Error::Safetensors { file: "model.safetensors".into(), reason: e.to_string() };
-    let views = stored.iter().map(|(name, dtype, shape, bytes)| Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?)));
+    let fail = |e: safetensors::SafeTensorError| Error::Safetensors {
+        file: "model.safetensors".into(),
+        reason: e.to_string(),
+    };
+    let views = stored
+        .iter()
+        .map(|(name, dtype, shape, bytes)| Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?)));
     let views = views.collect::<core::result::Result<Vec<_>, _>>().map_err(fail)?;
     let metadata = [("format".to_string(), "pt".to_string())].into();
     safetensors::serialize(views, Some(metadata)).map_err(fail)

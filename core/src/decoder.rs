@@ -49,7 +49,9 @@ impl Decoder {
     pub fn new(config: &ModelConfig, device: &Device) -> Self {
         let initializer = Initializer::Normal { mean: 0.0, std: 0.02 };
         Self {
-            embed_tokens: EmbeddingConfig::new(config.vocab_size, config.d_model).with_initializer(initializer).init(device),
+            embed_tokens: EmbeddingConfig::new(config.vocab_size, config.d_model)
+                .with_initializer(initializer)
+                .init(device),
             layers: (0..config.n_layers).map(|_| Block::new(config, device)).collect(),
             norm: RmsNormConfig::new(config.d_model).with_epsilon(config.rms_norm_eps).init(device),
             source_select: DecisionMaker::new(config.d_model, config.n_layers, device),
@@ -102,7 +104,13 @@ impl Decoder {
     /// # Shapes
     /// - `hidden`: `[batch, seq, d_model]`, the input of block `layers.start`
     /// - returns: `[batch, seq, d_model]`, the output of the last of them, before the final norm
-    pub fn forward(&self, hidden: Tensor<3>, layers: Range<usize>, mut cache: Option<&mut KvCache>, taps: Taps) -> Tensor<3> {
+    pub fn forward(
+        &self,
+        hidden: Tensor<3>,
+        layers: Range<usize>,
+        mut cache: Option<&mut KvCache>,
+        taps: Taps,
+    ) -> Tensor<3> {
         let seq = hidden.dims()[1];
         let Taps { mut probe, injection } = taps;
         let mut offer = |site, output: &Tensor<3>| {
@@ -113,7 +121,12 @@ impl Decoder {
         let mut hidden = hidden;
         for layer in layers {
             let block = &self.layers[layer];
-            let attended = block.self_attn.forward(block.input_layernorm.forward(hidden.clone()), &self.rope, layer, cache.as_deref_mut());
+            let attended = block.self_attn.forward(
+                block.input_layernorm.forward(hidden.clone()),
+                &self.rope,
+                layer,
+                cache.as_deref_mut(),
+            );
             offer(Site::Attention, &attended);
             hidden = hidden + attended;
             let fed = block.mlp.forward(block.post_attention_layernorm.forward(hidden.clone()));

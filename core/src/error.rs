@@ -15,7 +15,9 @@ pub enum Error {
         reason: String,
     },
     /// A tensor the model needs is absent.
-    #[error("`{name}`: missing from the checkpoint, which holds {found} tensors; is config.json the one of these weights?")]
+    #[error(
+        "`{name}`: missing from the checkpoint, which holds {found} tensors; is config.json the one of these weights?"
+    )]
     MissingTensor {
         /// Hugging Face name.
         name: String,
@@ -50,7 +52,9 @@ pub enum Error {
     #[error("tokenizer: {0}")]
     Tokenizer(String),
     /// The tokenizer lacks a token that the chat template is made of.
-    #[error("chat template {template}: the tokenizer has no token `{token}`; choose the template this tokenizer was made for")]
+    #[error(
+        "chat template {template}: the tokenizer has no token `{token}`; choose the template this tokenizer was made for"
+    )]
     MissingToken {
         /// Name of the template.
         template: &'static str,

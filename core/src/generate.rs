@@ -137,14 +137,22 @@ impl<'m> Decoding<'m> {
     ) -> Result<Self> {
         let Some(&first) = prompts.first() else { return Err(Error::EmptyPrompt) };
         let (seq, position) = (first.ids.len(), first.anchor);
-        assert!(prompts.iter().all(|p| p.ids.len() == seq && p.anchor == position), "prompts of one batch are equally long");
+        assert!(
+            prompts.iter().all(|p| p.ids.len() == seq && p.anchor == position),
+            "prompts of one batch are equally long"
+        );
         let room = model.model.context();
         if seq + options.max_new_tokens > room {
             let limit = room.saturating_sub(options.max_new_tokens);
             return Err(Error::PromptTooLong { found: seq, limit });
         }
-        if let Pool::Fixed(layer) = options.connection.pool && layer >= config.n_layers {
-            return Err(Error::Config(format!("the pool is fixed({layer}) and this model has layers 0 to {}", config.n_layers - 1)));
+        if let Pool::Fixed(layer) = options.connection.pool
+            && layer >= config.n_layers
+        {
+            return Err(Error::Config(format!(
+                "the pool is fixed({layer}) and this model has layers 0 to {}",
+                config.n_layers - 1
+            )));
         }
         let batch = TokenBatch::new(&prompts.iter().map(|p| &p.ids).collect::<Vec<_>>(), &model.device());
         let mut cache = KvCache::new(config, prompts.len(), seq + options.max_new_tokens, &model.device());
@@ -309,11 +317,14 @@ impl Prefill<'_> {
             let decision = self.model.decide(options.pool, &selection, logits, options.seed);
             (transform.vector(own, decision.weights.clone()) * options.alpha, decision)
         };
-        let folded = || transform.ok_or_else(|| Error::Transform("none was loaded; fit one first (`trainer fit`)".into()));
+        let folded =
+            || transform.ok_or_else(|| Error::Transform("none was loaded; fit one first (`trainer fit`)".into()));
         match source {
             Source::None => unreachable!("the vanilla pass has no connection"),
             Source::Transform => Ok(through(folded()?)),
-            Source::Identity => Ok(through(&TransformMatrix::identity(d_model, &device).fold(self.model.model.decision_maker()))),
+            Source::Identity => {
+                Ok(through(&TransformMatrix::identity(d_model, &device).fold(self.model.model.decision_maker())))
+            }
             Source::Zero => {
                 let (vector, decision) = through(folded()?);
                 Ok((vector.zeros_like(), decision))
@@ -327,7 +338,8 @@ impl Prefill<'_> {
                 if english.len() != batch {
                     return Err(Error::Transform("the parallel source needs the English twin of every prompt".into()));
                 }
-                let (longest, room) = (english.iter().map(|p| p.ids.len()).max().unwrap_or(0), self.model.model.context());
+                let (longest, room) =
+                    (english.iter().map(|p| p.ids.len()).max().unwrap_or(0), self.model.model.context());
                 if longest > room {
                     return Err(Error::PromptTooLong { found: longest, limit: room });
                 }

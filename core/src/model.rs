@@ -61,7 +61,8 @@ impl TokenBatch {
 impl CcModel {
     /// Fresh weights.
     pub fn new(config: &ModelConfig, device: &Device) -> Self {
-        let lm_head = (!config.tie_word_embeddings).then(|| crate::attention::linear(config.d_model, config.vocab_size, false, device));
+        let lm_head = (!config.tie_word_embeddings)
+            .then(|| crate::attention::linear(config.d_model, config.vocab_size, false, device));
         Self { model: Decoder::new(config, device), lm_head }
     }
 
@@ -105,7 +106,13 @@ impl CcModel {
     /// # Shapes
     /// - `content`: for each row, the positions of the user's own tokens
     /// - returns: `[batch, d_model]`
-    pub fn input_embedding(&self, kind: InputEmbedding, batch: &TokenBatch, anchor: &Anchor, content: &[Range<usize>]) -> Tensor<2> {
+    pub fn input_embedding(
+        &self,
+        kind: InputEmbedding,
+        batch: &TokenBatch,
+        anchor: &Anchor,
+        content: &[Range<usize>],
+    ) -> Tensor<2> {
         let embedded = self.model.embed(batch.ids.clone());
         let [rows, seq, d_model] = embedded.dims();
         match kind {

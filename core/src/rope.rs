@@ -68,7 +68,8 @@ fn scale(frequency: f64, s: &RopeScaling) -> f64 {
     } else if wavelength > s.original_max_positions / s.low_freq_factor {
         frequency / s.factor
     } else {
-        let smooth = (s.original_max_positions / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+        let smooth =
+            (s.original_max_positions / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
         (1.0 - smooth) * frequency / s.factor + smooth * frequency
     }
 }

@@ -119,7 +119,13 @@ mod fit {
     impl Moments {
         /// Nothing accumulated yet.
         pub fn new(d_model: usize) -> Self {
-            Self { aa: Mat::zeros(d_model, d_model), ab: Mat::zeros(d_model, d_model), bb: 0.0, b: vec![0.0; d_model], rows: 0 }
+            Self {
+                aa: Mat::zeros(d_model, d_model),
+                ab: Mat::zeros(d_model, d_model),
+                bb: 0.0,
+                b: vec![0.0; d_model],
+                rows: 0,
+            }
         }
 
         /// Adds rows. `a` and `b` are row-major `[rows, d_model]`.
@@ -163,8 +169,11 @@ mod fit {
             let matrix = match gram.llt(Side::Lower) {
                 Ok(cholesky) if rank == d => cholesky.solve(&self.ab),
                 _ => {
-                    warnings.push(format!("rank {rank} of {d}: the least-norm solution was taken; add pairs or set a ridge"));
-                    let inverse = Mat::from_fn(d, d, |i, j| if i == j && values[i] > floor { 1.0 / values[i] } else { 0.0 });
+                    warnings.push(format!(
+                        "rank {rank} of {d}: the least-norm solution was taken; add pairs or set a ridge"
+                    ));
+                    let inverse =
+                        Mat::from_fn(d, d, |i, j| if i == j && values[i] > floor { 1.0 / values[i] } else { 0.0 });
                     eigen.U() * inverse * (eigen.U().transpose() * &self.ab)
                 }
             };
@@ -181,7 +190,9 @@ mod fit {
             let d = self.b.len();
             let w = Mat::from_fn(d, d, |i, j| matrix[i * d + j]);
             let aw = &self.aa * &w;
-            let dot = |x: &Mat<f64>, y: &Mat<f64>| (0..d).map(|j| x.col(j).iter().zip(y.col(j).iter()).map(|(a, b)| a * b).sum::<f64>()).sum::<f64>();
+            let dot = |x: &Mat<f64>, y: &Mat<f64>| {
+                (0..d).map(|j| x.col(j).iter().zip(y.col(j).iter()).map(|(a, b)| a * b).sum::<f64>()).sum::<f64>()
+            };
             let residual = (self.bb - 2.0 * dot(&w, &self.ab) + dot(&w, &aw)).max(0.0);
             let spread = self.bb - self.b.iter().map(|sum| sum * sum).sum::<f64>() / self.rows as f64;
             FitReport {

@@ -205,5 +205,10 @@ fn answers_like_the_trainer(demo: &Demo, prompt: &str) {
         let expected = tokens_of_the_trainer(model, prompt);
         assert!(!expected.is_empty(), "the trainer answers `{prompt}`");
         assert_eq!(demo.tokens(model), expected, "{model:?}: {prompt}");
+        println!(
+            "measured: {model:?} on {}: {}",
+            if demo.is_on_webgpu() { "WebGPU" } else { "the CPU" },
+            demo.speed(model)
+        );
     }
 }

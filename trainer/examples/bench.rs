@@ -54,7 +54,8 @@ fn main() -> Result<()> {
     let (sft, cc) = side_by_side(|at| train(Method::Sft, at), |at| train(Method::Cc(&recipe.cc), at));
     report("training step", "vanilla", sft, "CC", cc);
 
-    let folded = TransformMatrix::identity(base.config.d_model, &Device::flex()).fold(base.model.model.decision_maker());
+    let folded =
+        TransformMatrix::identity(base.config.d_model, &Device::flex()).fold(base.model.model.decision_maker());
     let answer = |source: Source| {
         let options = GenerateOptions {
             max_new_tokens: NEW_TOKENS,

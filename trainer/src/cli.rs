@@ -231,7 +231,12 @@ fn dispatch(verb: Verb) -> Result<bool> {
             let recipe = args.load()?;
             let started = Instant::now();
             let device = announce();
-            let done = crate::run::run(&recipe, &corpus::generate(CORPUS_SEED)?, model(&recipe, &device)?, &Interrupt::install()?)?;
+            let done = crate::run::run(
+                &recipe,
+                &corpus::generate(CORPUS_SEED)?,
+                model(&recipe, &device)?,
+                &Interrupt::install()?,
+            )?;
             println!("\n{:.0} s in all", started.elapsed().as_secs_f64());
             Ok(done)
         }
@@ -437,9 +442,10 @@ fn export_bundle(vanilla: &Path, cc: &Path, data: &Path, out: &Path, max_new_tok
     let device = Device::flex();
     let (vanilla, cc_path) = (ModelFolder::load(vanilla, None, 0, &device)?, cc);
     let cc = ModelFolder::load(cc_path, None, 0, &device)?;
-    let transform = cc.transform.as_ref().with_context(|| {
-        format!("{}: no {TRANSFORM_FILE}; fit one first with `trainer fit {0}`", cc_path.display())
-    })?;
+    let transform = cc
+        .transform
+        .as_ref()
+        .with_context(|| format!("{}: no {TRANSFORM_FILE}; fit one first with `trainer fit {0}`", cc_path.display()))?;
     let mut examples: Vec<Example> = Vec::new();
     for row in read_rows(data)? {
         if examples.iter().filter(|example| example.lang == row.lang).count() < 6 {

@@ -70,7 +70,8 @@ pub fn load(folder: &Path, device: &Device) -> Result<Bundle> {
         std::fs::read(folder.join(path)).with_context(|| format!("cannot read {}", folder.join(path).display()))
     };
     let manifest = Manifest::parse(&read("manifest.json")?).with_context(|| folder.display().to_string())?;
-    let files = manifest.files.iter().map(|entry| Ok((entry.path.clone(), read(&entry.path)?))).collect::<Result<_>>()?;
+    let files =
+        manifest.files.iter().map(|entry| Ok((entry.path.clone(), read(&entry.path)?))).collect::<Result<_>>()?;
     Bundle::load(manifest, &files, device).with_context(|| folder.display().to_string())
 }
 

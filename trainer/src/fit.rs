@@ -37,7 +37,9 @@ pub fn fit(model: &CcModel, pairs: &[(&Prompt, &Prompt)], recipe: &Transform, to
     let (longest, context) =
         (pairs.iter().map(|(a, b)| a.ids.len().max(b.ids.len())).max().unwrap_or(0), model.model.context());
     if longest > context {
-        bail!("a prompt has {longest} tokens and the model reads {context}; set data.cutoff and data.english_cutoff to {context}");
+        bail!(
+            "a prompt has {longest} tokens and the model reads {context}; set data.cutoff and data.english_cutoff to {context}"
+        );
     }
     let mut order: Vec<usize> = (0..pairs.len()).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(recipe.seed));

@@ -53,7 +53,10 @@ pub fn generate(asked: Asked, json: bool) -> Result<()> {
     println!();
     if let Some(Connection { layer, probabilities, vector_norm, stream_norm }) = connection {
         let share = 100.0 * probabilities[layer];
-        eprintln!("layer {} chosen at {share:.0} %, vector {vector_norm:.2} on a stream of {stream_norm:.2}", layer + 1);
+        eprintln!(
+            "layer {} chosen at {share:.0} %, vector {vector_norm:.2} on a stream of {stream_norm:.2}",
+            layer + 1
+        );
     }
     Ok(())
 }

@@ -125,7 +125,8 @@ pub fn load_weights(path: &Path, config: &ModelConfig, seed: u64, device: &Devic
         Ok(index) => {
             let index: Value = serde_json::from_slice(&index)
                 .with_context(|| path.join("model.safetensors.index.json").display().to_string())?;
-            let map = index["weight_map"].as_object().context("model.safetensors.index.json: no `weight_map` object")?;
+            let map =
+                index["weight_map"].as_object().context("model.safetensors.index.json: no `weight_map` object")?;
             let mut shards: Vec<String> = map.values().filter_map(Value::as_str).map(String::from).collect();
             shards.sort();
             shards.dedup();
@@ -146,7 +147,8 @@ pub fn load_transform(path: &Path, d_model: usize, device: &Device) -> Result<Tr
     let bytes = read(path, TRANSFORM_FILE)?;
     let mut checkpoint = Checkpoint::default();
     checkpoint.add(&path.join(TRANSFORM_FILE).display().to_string(), &bytes)?;
-    let matrix = checkpoint.read(TRANSFORM_TENSOR).and_then(|(_, values)| TransformMatrix::from_rows(values, d_model, device));
+    let matrix =
+        checkpoint.read(TRANSFORM_TENSOR).and_then(|(_, values)| TransformMatrix::from_rows(values, d_model, device));
     matrix.with_context(|| path.join(TRANSFORM_FILE).display().to_string())
 }
 
@@ -159,7 +161,10 @@ pub fn transform_bytes(matrix: &[f32], d_model: usize) -> Result<Vec<u8>> {
 fn read(folder: &Path, file: &str) -> Result<Vec<u8>> {
     let path = folder.join(file);
     fs::read(&path).with_context(|| {
-        format!("cannot read {}: a model folder holds config.json, tokenizer.json and model.safetensors", path.display())
+        format!(
+            "cannot read {}: a model folder holds config.json, tokenizer.json and model.safetensors",
+            path.display()
+        )
     })
 }
 

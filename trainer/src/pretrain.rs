@@ -95,8 +95,7 @@ fn sample(text: &BaseText, tokenizer: &Tokenizer) -> Result<Sample> {
 
 /// Byte-level BPE over the distinct lines of every language, so that English does not own all merges.
 fn train_tokenizer(corpus: &Corpus) -> Result<Vec<u8>> {
-    type Impl =
-        TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+    type Impl = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
     let mut lines: BTreeSet<&str> = BTreeSet::new();
     for text in &corpus.base {
         match text {

@@ -52,7 +52,8 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
         cutoff: recipe.data.cutoff,
         english_cutoff: recipe.data.english_cutoff,
     };
-    let render = |items: &[Item]| renderer.samples(&items.iter().map(Row::from).collect::<Vec<_>>()).map(|(samples, _)| samples);
+    let render =
+        |items: &[Item]| renderer.samples(&items.iter().map(Row::from).collect::<Vec<_>>()).map(|(samples, _)| samples);
     let samples = render(&corpus.train)?;
     println!("training on {}", describe(&samples));
 

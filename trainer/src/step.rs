@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use burn::module::Module;
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use cctuning::anchor::{Anchor, index};
 use cctuning::decision_maker::{Selection, gumbel_noise};
 use cctuning::model::{CcModel, TokenBatch};
 use cctuning::tap::{FfnActivations, Injection, Site};
-use burn::module::Module;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;

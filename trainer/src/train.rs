@@ -173,7 +173,9 @@ fn fingerprint(recipe: &Recipe, method: Method) -> Result<String> {
 
 /// What the recipe alone cannot know: whether rows and layer exist in this model.
 fn fits(config: &ModelConfig, context: usize, samples: &[Sample], method: Method) -> Result<()> {
-    if let Method::Cc(Cc { pool: Pool::Fixed(layer), .. }) = method && *layer >= config.n_layers {
+    if let Method::Cc(Cc { pool: Pool::Fixed(layer), .. }) = method
+        && *layer >= config.n_layers
+    {
         bail!("cc.pool = fixed({layer}): this model has layers 0 to {}", config.n_layers - 1);
     }
     for sample in samples {

@@ -217,7 +217,8 @@ mod tests {
     #[test]
     fn a_request_survives_the_way_to_the_worker() {
         let connection = Connection { source: ConnectionSource::Transform, layer: Some(3) };
-        let request = Request::Ask { id: 7, prompt: "ما هي عاصمة فرنسا؟".into(), english: None, connection };
+        let request =
+            Request::Ask { id: 7, prompt: "ما هي عاصمة فرنسا؟".into(), english: None, connection };
         let text = serde_json::to_string(&request).unwrap();
         assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
     }

@@ -28,7 +28,9 @@ fn of_script(character: char) -> Option<&'static str> {
 
 /// Whether the answer holds the gold one, as the paper's benchmarks count it; case and outer marks do not matter.
 pub fn holds(answer: &str, gold: &str) -> bool {
-    let bare = |text: &str| text.trim().trim_matches(|mark: char| mark.is_ascii_punctuation() || "。।؟！".contains(mark)).to_lowercase();
+    let bare = |text: &str| {
+        text.trim().trim_matches(|mark: char| mark.is_ascii_punctuation() || "。।؟！".contains(mark)).to_lowercase()
+    };
     bare(answer).contains(&bare(gold))
 }
 
@@ -38,7 +40,12 @@ mod tests {
 
     #[test]
     fn an_example_keeps_its_own_language_and_other_text_is_told_by_its_script() {
-        let example = ExamplePrompt { lang: "ur".into(), prompt: "فرانس کا دارالحکومت؟".into(), english: String::new(), gold: "پیرس".into() };
+        let example = ExamplePrompt {
+            lang: "ur".into(),
+            prompt: "فرانس کا دارالحکومت؟".into(),
+            english: String::new(),
+            gold: "پیرس".into(),
+        };
         let examples = [example];
         assert_eq!(language_of(" فرانس کا دارالحکومت؟ ", &examples).as_deref(), Some("ur"));
         assert_eq!(language_of("ما هي عاصمة فرنسا؟", &examples).as_deref(), Some("ar"));

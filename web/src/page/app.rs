@@ -19,15 +19,18 @@ use crate::components::failure::FailurePanel;
 use crate::components::pane::PaneCard;
 use crate::components::prompt::PromptCard;
 use crate::components::status::{Loading, Status};
-use web::protocol::{DeviceWish, ExamplePrompt, Pane};
 use leptos::ev;
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;
+use web::protocol::{DeviceWish, ExamplePrompt, Pane};
 use web_sys::{HtmlElement, Url};
 
 /// Draws the page in place of its loading message.
 pub fn mount() {
-    let Some(place) = document().get_element_by_id("app").and_then(|element| element.dyn_into::<HtmlElement>().ok()) else { return };
+    let Some(place) = document().get_element_by_id("app").and_then(|element| element.dyn_into::<HtmlElement>().ok())
+    else {
+        return;
+    };
     place.set_text_content(None);
     mount_to(place, App).forget();
 }
@@ -115,7 +118,9 @@ impl Address {
         };
         let own = |path: &str| Url::new_with_base(path, &here).ok();
         // Another origin's bundle is not opened: the page promises to talk to its own server only.
-        let asked = wish("bundle").and_then(|path| own(&path)).filter(|url| page.as_ref().is_some_and(|page| page.origin() == url.origin()));
+        let asked = wish("bundle")
+            .and_then(|path| own(&path))
+            .filter(|url| page.as_ref().is_some_and(|page| page.origin() == url.origin()));
         let folder = asked.or_else(|| own("bundle/")).map(|url| url.href()).unwrap_or_default();
         let bundle = if folder.ends_with('/') { folder } else { folder + "/" };
         Address { bundle, device }

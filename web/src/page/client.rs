@@ -2,16 +2,16 @@
 //!
 //! Must not know: how anything looks.
 
-use web::text::language_of;
-use web::protocol::{
-    Aftermath, Connection, ConnectionReport, ConnectionSource, DeviceReport, DeviceWish, Event, ExamplePrompt, Failure, FileSize, Pane,
-    PaneReport, Request, SelfTestReport, Welcome,
-};
 use leptos::prelude::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
+use web::protocol::{
+    Aftermath, Connection, ConnectionReport, ConnectionSource, DeviceReport, DeviceWish, Event, ExamplePrompt, Failure,
+    FileSize, Pane, PaneReport, Request, SelfTestReport, Welcome,
+};
+use web::text::language_of;
 use web_sys::{ErrorEvent, MessageEvent};
 
 /// Trunk's start-up module for the worker, beside the page.
@@ -175,7 +175,9 @@ impl Client {
             error.prevent_default();
             // The panic hook has already said it better.
             if self.phase.get_untracked() != Phase::Dead {
-                self.fail(no_worker(js_sys::Reflect::get(&error, &"message".into()).ok().and_then(|text| text.as_string())));
+                self.fail(no_worker(
+                    js_sys::Reflect::get(&error, &"message".into()).ok().and_then(|text| text.as_string()),
+                ));
             }
         });
         let options = js_sys::Object::new();
@@ -184,7 +186,11 @@ impl Client {
             Ok(worker) => {
                 worker.set_onmessage(Some(on_message.as_ref().unchecked_ref()));
                 worker.set_onerror(Some(on_error.as_ref().unchecked_ref()));
-                self.worker.set_value(Some(Rc::new(RunningWorker { worker, _on_message: on_message, _on_error: on_error })));
+                self.worker.set_value(Some(Rc::new(RunningWorker {
+                    worker,
+                    _on_message: on_message,
+                    _on_error: on_error,
+                })));
             }
             Err(_) => self.fail(no_worker(None)),
         }
@@ -199,13 +205,8 @@ impl Client {
         let examples = self.examples_untracked();
         let example = examples.iter().find(|example| example.prompt.trim() == prompt.trim()).cloned();
         let english = example.as_ref().map(|example| example.english.clone());
-        let question = Question {
-            id,
-            lang: language_of(&prompt, &examples),
-            example,
-            prompt: prompt.clone(),
-            connection,
-        };
+        let question =
+            Question { id, lang: language_of(&prompt, &examples), example, prompt: prompt.clone(), connection };
         self.vanilla.clear();
         self.cc.clear();
         self.connected.set(None);
@@ -224,7 +225,8 @@ impl Client {
 
     /// The bundle's examples, for event handlers.
     pub fn examples_untracked(self) -> Vec<ExamplePrompt> {
-        self.welcome.with_untracked(|welcome| welcome.as_ref().map_or_else(Vec::new, |welcome| welcome.examples.clone()))
+        self.welcome
+            .with_untracked(|welcome| welcome.as_ref().map_or_else(Vec::new, |welcome| welcome.examples.clone()))
     }
 
     /// This pane's signals.
@@ -280,7 +282,10 @@ impl Client {
             // Late words of an answer that another question has ended.
             Event::Connected { .. } | Event::Text { .. } | Event::Finished { .. } | Event::Done { .. } => {}
             Event::Failure(failure) if failure.aftermath == Aftermath::DeadOnWebGpu => {
-                let reason = format!("WebGPU crashed in its self-test ({}). Update the browser or the graphics driver.", failure.detail);
+                let reason = format!(
+                    "WebGPU crashed in its self-test ({}). Update the browser or the graphics driver.",
+                    failure.detail
+                );
                 // Not from inside the dying worker's own listener, which this would drop.
                 set_timeout(move || self.start_worker(DeviceWish::Cpu(reason)), Duration::ZERO);
             }

@@ -3,10 +3,6 @@
 //! Must not know: where files come from, what the page looks like.
 
 use crate::gpu;
-use web::protocol::{
-    AnswerEnd, Connection, ConnectionReport, ConnectionSource, DeviceReport, DeviceWish, Event, ExamplePrompt, LanguageName, Pane,
-    PaneReport, SelfTestReport, Welcome,
-};
 use crate::scope::{elapsed_s, give_way, post, set_unproved_webgpu};
 use crate::weights::Fetched;
 use burn::tensor::Device;
@@ -18,6 +14,10 @@ use cctuning::model::CcModel;
 use cctuning::tokenizer::TextStream;
 use cctuning::{Error, Result};
 use std::cell::Cell;
+use web::protocol::{
+    AnswerEnd, Connection, ConnectionReport, ConnectionSource, DeviceReport, DeviceWish, Event, ExamplePrompt,
+    LanguageName, Pane, PaneReport, SelfTestReport, Welcome,
+};
 
 /// Golden prompts that the self-test computes again: both panes, so every kernel runs, and is compiled, before the first question.
 const SELF_TEST_PROMPTS: usize = 2;
@@ -40,7 +40,9 @@ pub async fn choose_device(wish: DeviceWish) -> Candidate {
     match wish {
         DeviceWish::Cpu(reason) => cpu(reason),
         DeviceWish::Best => match gpu::open().await {
-            Ok(gpu) => Candidate { device: gpu.device, report: DeviceReport { webgpu: true, name: gpu.name, note: None } },
+            Ok(gpu) => {
+                Candidate { device: gpu.device, report: DeviceReport { webgpu: true, name: gpu.name, note: None } }
+            }
             Err(reason) => cpu(reason),
         },
     }
@@ -63,7 +65,8 @@ impl Engine {
         set_unproved_webgpu(false);
         match attempt {
             Err(Unproved::Device(reason)) if webgpu => {
-                let reason = format!("WebGPU did not pass the self-test ({reason}). Update the browser or the graphics driver.");
+                let reason =
+                    format!("WebGPU did not pass the self-test ({reason}). Update the browser or the graphics driver.");
                 Engine::prove(fetched, cpu(reason)).await.map_err(Unproved::into_text)
             }
             other => other.map_err(Unproved::into_text),
@@ -93,13 +96,19 @@ impl Engine {
             return Ok(Engine { bundle, current: Cell::new(0) });
         }
         let tokens = if test.tokens_equal { "the same tokens" } else { "other tokens" };
-        Err(Unproved::Device(format!("logits are off by {:.2e}, {:.0e} is allowed; {tokens}", test.max_logit_error, test.tolerance)))
+        Err(Unproved::Device(format!(
+            "logits are off by {:.2e}, {:.0e} is allowed; {tokens}",
+            test.max_logit_error, test.tolerance
+        )))
     }
 
     /// What the page shows before the first question.
     pub fn welcome(&self) -> Welcome {
         let Bundle { manifest, config, examples, .. } = &self.bundle;
-        let languages = manifest.languages.iter().map(|language| LanguageName { code: language.code.clone(), name: language.name.clone() });
+        let languages = manifest
+            .languages
+            .iter()
+            .map(|language| LanguageName { code: language.code.clone(), name: language.name.clone() });
         let examples = examples.iter().map(|example| ExamplePrompt {
             lang: example.lang.clone(),
             prompt: example.prompt.clone(),
@@ -140,7 +149,8 @@ impl Engine {
             connected.connection.pool = Pool::Fixed(layer.min(bundle.config.n_layers - 1));
         }
 
-        let mut vanilla = self.begin(id, Pane::Vanilla, &bundle.vanilla, &prompt, &[], bundle.options(Source::None)?)?;
+        let mut vanilla =
+            self.begin(id, Pane::Vanilla, &bundle.vanilla, &prompt, &[], bundle.options(Source::None)?)?;
         vanilla.step().await?;
         give_way().await;
         let mut cc = self.begin(id, Pane::CcTuned, &bundle.cc, &prompt, &english, connected)?;

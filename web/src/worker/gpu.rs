@@ -2,12 +2,12 @@
 //!
 //! Must not know: models, files.
 
-use web::protocol::{Aftermath, Event, Failure};
 use crate::scope;
 use burn::tensor::Device;
 use js_sys::{Function, Promise, Reflect};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
+use web::protocol::{Aftermath, Event, Failure};
 
 /// Tasks that Burn gathers before it submits them. Few enough that the first results do not wait long.
 const TASKS_MAX: usize = 32;
@@ -31,7 +31,8 @@ pub async fn open() -> Result<Gpu, String> {
     setup.device.set_device_lost_callback(|_, message| {
         scope::post(&Event::Failure(Failure {
             title: "The graphics device was lost".into(),
-            advice: "Reload to open it again. If it happens again, close other tabs, or run the models on the CPU.".into(),
+            advice: "Reload to open it again. If it happens again, close other tabs, or run the models on the CPU."
+                .into(),
             detail: message,
             aftermath: Aftermath::Dead,
         }));
@@ -42,7 +43,10 @@ pub async fn open() -> Result<Gpu, String> {
 async fn adapter_name() -> Result<String, String> {
     let global = js_sys::global();
     if get(&global, "isSecureContext") == JsValue::FALSE {
-        return Err("WebGPU exists only on pages served over https or from localhost. Open this page at such an address.".into());
+        return Err(
+            "WebGPU exists only on pages served over https or from localhost. Open this page at such an address."
+                .into(),
+        );
     }
     let gpu = get(&get(&global, "navigator"), "gpu");
     if gpu.is_undefined() || gpu.is_null() {

@@ -50,7 +50,9 @@ fn main() {
 impl Worker {
     fn hear(self: &Rc<Self>, request: Request) {
         match request {
-            Request::Load { bundle, device } if !self.loading.replace(true) => spawn_local(self.clone().load(bundle, device)),
+            Request::Load { bundle, device } if !self.loading.replace(true) => {
+                spawn_local(self.clone().load(bundle, device))
+            }
             Request::Load { .. } => {}
             Request::Ask { id, prompt, english, connection } => {
                 let worker = self.clone();
@@ -109,7 +111,8 @@ fn answer_failure(error: &cctuning::Error) -> Failure {
     let (title, advice, aftermath) = if survives(error) {
         ("This question cannot be answered", "Change the prompt and ask again.", Aftermath::Usable)
     } else {
-        let advice = "Reload to open the device again. If it happens again, close other tabs, or run the models on the CPU.";
+        let advice =
+            "Reload to open the device again. If it happens again, close other tabs, or run the models on the CPU.";
         ("The device stopped computing", advice, Aftermath::Dead)
     };
     Failure { title: title.into(), advice: advice.into(), detail: error.to_string(), aftermath }

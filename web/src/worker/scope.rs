@@ -2,11 +2,11 @@
 //!
 //! Must not know: the bundle, the engine, the page.
 
-use web::protocol::{Aftermath, Event, Failure};
 use js_sys::{Function, Promise};
 use std::cell::Cell;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
+use web::protocol::{Aftermath, Event, Failure};
 
 #[wasm_bindgen]
 extern "C" {
@@ -94,7 +94,9 @@ pub fn after_death(detail: String) -> Failure {
     }
     Failure {
         title: "The program that runs the models has crashed".into(),
-        advice: "Reload it. If it happens again, run the models on the CPU: slower, but independent of the graphics driver.".into(),
+        advice:
+            "Reload it. If it happens again, run the models on the CPU: slower, but independent of the graphics driver."
+                .into(),
         detail,
         aftermath: Aftermath::Dead,
     }

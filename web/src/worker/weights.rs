@@ -2,7 +2,6 @@
 //!
 //! Must not know: what is in the files, which device they go to.
 
-use web::protocol::{Event, FileSize};
 use crate::scope::{pause, post};
 use cctuning::bundle::{FileEntry, Manifest};
 use js_sys::{Array, Promise, Uint8Array};
@@ -11,6 +10,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
+use web::protocol::{Event, FileSize};
 use web_sys::{ReadableStreamDefaultReader, RequestCache, RequestInit, Response};
 
 /// Requests under way at once.
@@ -38,9 +38,12 @@ pub struct Fetched {
 /// # Errors
 /// Names the file, and whether it could not be reached or is not what the manifest promises.
 pub async fn fetch(base: &str) -> Result<Fetched, String> {
-    let manifest = download(&format!("{base}manifest.json"), RequestCache::NoCache, |_| ()).await.map_err(|miss| miss.text)?;
+    let manifest =
+        download(&format!("{base}manifest.json"), RequestCache::NoCache, |_| ()).await.map_err(|miss| miss.text)?;
     let entries = Manifest::parse(&manifest).map_err(|error| error.to_string())?.files;
-    post(&Event::Files(entries.iter().map(|entry| FileSize { path: entry.path.clone(), bytes: entry.bytes }).collect()));
+    post(&Event::Files(
+        entries.iter().map(|entry| FileSize { path: entry.path.clone(), bytes: entry.bytes }).collect(),
+    ));
 
     let queue = Rc::new(RefCell::new(entries));
     let files = Rc::new(RefCell::new(BTreeMap::new()));
@@ -98,7 +101,8 @@ struct Miss {
 }
 
 async fn download(url: &str, cache: RequestCache, mut progress: impl FnMut(u64)) -> Result<Vec<u8>, Miss> {
-    let lost = |error: JsValue| Miss { text: format!("{url}: the connection failed ({})", words(&error)), final_word: false };
+    let lost =
+        |error: JsValue| Miss { text: format!("{url}: the connection failed ({})", words(&error)), final_word: false };
     let init = RequestInit::new();
     init.set_cache(cache);
     let response: Response = JsFuture::from(global_fetch(url, &init)).await.map_err(lost)?.unchecked_into();

@@ -1,13 +1,14 @@
 //! What the connection did: the Decision Maker's probabilities per layer, its choice, the size of the injected vector.
 
 use crate::client::Client;
-use web::protocol::{ConnectionReport, ConnectionSource};
 use leptos::prelude::*;
+use web::protocol::{ConnectionReport, ConnectionSource};
 
 #[component]
 pub fn ConnectionPanel(client: Client) -> impl IntoView {
     let off = move || client.question.get().is_some_and(|question| question.connection.source == ConnectionSource::Off);
-    let body = move || match client.connected.get() {
+    let body = move || {
+        match client.connected.get() {
         Some(report) => {
             let forced = client.question.get().is_some_and(|question| question.connection.layer.is_some());
             drawn(report, forced)
@@ -19,6 +20,7 @@ pub fn ConnectionPanel(client: Client) -> impl IntoView {
             </p>
         }
         .into_any(),
+    }
     };
     view! {
         <section

@@ -1,8 +1,8 @@
 //! Example prompts, by language: one press fills the box and asks.
 
 use crate::client::{Client, Phase};
-use web::protocol::{ExamplePrompt, LanguageName};
 use leptos::prelude::*;
+use web::protocol::{ExamplePrompt, LanguageName};
 
 /// # Props
 /// - `on_choose`: hears the prompt that was pressed.

@@ -1,12 +1,14 @@
 //! The one place where errors end: what happened, what the visitor can do, and buttons that do it.
 
 use crate::client::Client;
-use web::protocol::{Aftermath, DeviceWish};
 use leptos::prelude::*;
+use web::protocol::{Aftermath, DeviceWish};
 
 #[component]
 pub fn FailurePanel(client: Client) -> impl IntoView {
-    let on_cpu = move |_| client.start_worker(DeviceWish::Cpu("you chose it after an error. Reload the page to try WebGPU again.".into()));
+    let on_cpu = move |_| {
+        client.start_worker(DeviceWish::Cpu("you chose it after an error. Reload the page to try WebGPU again.".into()))
+    };
     let panel = move || {
         let failure = client.failure.get()?;
         let usable = failure.aftermath == Aftermath::Usable;

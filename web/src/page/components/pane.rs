@@ -2,9 +2,9 @@
 
 use crate::client::{Client, Phase};
 use crate::components::switch::source_name;
+use leptos::prelude::*;
 use web::protocol::{AnswerEnd, ConnectionSource, Pane};
 use web::text::holds;
-use leptos::prelude::*;
 
 #[component]
 pub fn PaneCard(client: Client, pane: Pane) -> impl IntoView {
@@ -20,7 +20,8 @@ pub fn PaneCard(client: Client, pane: Pane) -> impl IntoView {
         None if running() => "running",
         None => "idle",
     };
-    let ids = move || state.report.get().map(|report| report.ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","));
+    let ids =
+        move || state.report.get().map(|report| report.ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","));
     let lang = move || client.question.get().and_then(|question| question.lang);
     let gold = move || client.question.get().and_then(|question| question.example).map(|example| example.gold);
     let right = move || {
@@ -41,7 +42,8 @@ pub fn PaneCard(client: Client, pane: Pane) -> impl IntoView {
         () if state.report.get().is_some() => "The model ended its answer at once.",
         () => "The answer appears here.",
     };
-    let mark = move || right().map(|right| if right { "has the expected answer" } else { "misses the expected answer" });
+    let mark =
+        move || right().map(|right| if right { "has the expected answer" } else { "misses the expected answer" });
     view! {
         <section
             id=format!("pane-{id}")
@@ -56,22 +58,26 @@ pub fn PaneCard(client: Client, pane: Pane) -> impl IntoView {
                 <p>{subtitle}</p>
                 <span class="verdict" class:right=move || right() == Some(true)>{mark}</span>
             </header>
-            <p class="answer" dir="auto" lang=lang class:running=running>{move || state.text.get()}</p>
+            <p class="answer" dir="auto" lang=lang class:running=running>{move || state.text.with(|text| text.trim_start().to_owned())}</p>
             <p class="waiting" hidden=move || !empty()>{waiting_words}</p>
             <p class="heard" aria-live="polite" lang=lang>{move || state.announced.get()}</p>
             <dl class="speed">
                 <div><dt>"tokens/s"</dt><dd>{move || speed(state.report.get().and_then(|report| report.tokens_per_second))}</dd></div>
                 <div><dt>"first token"</dt><dd>{move || delay(state.report.get().map(|report| report.first_token_s))}</dd></div>
-                <div><dt>"tokens"</dt><dd>{move || state.tokens.get()}</dd></div>
+                <div><dt>{move || if state.tokens.get() == 1 { "token" } else { "tokens" }}</dt><dd>{move || state.tokens.get()}</dd></div>
             </dl>
         </section>
     }
 }
 
 fn speed(tokens_per_second: Option<f64>) -> String {
-    tokens_per_second.map_or_else(|| "–".into(), |speed| if speed < 10.0 { format!("{speed:.1}") } else { format!("{speed:.0}") })
+    tokens_per_second
+        .map_or_else(|| "–".into(), |speed| if speed < 10.0 { format!("{speed:.1}") } else { format!("{speed:.0}") })
 }
 
 fn delay(first_token_s: Option<f64>) -> String {
-    first_token_s.map_or_else(|| "–".into(), |delay| if delay < 1.0 { format!("{:.0} ms", delay * 1e3) } else { format!("{delay:.1} s") })
+    first_token_s.map_or_else(
+        || "–".into(),
+        |delay| if delay < 1.0 { format!("{:.0} ms", delay * 1e3) } else { format!("{delay:.1} s") },
+    )
 }

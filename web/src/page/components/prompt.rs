@@ -3,11 +3,11 @@
 use crate::client::{Client, Phase};
 use crate::components::examples::Examples;
 use crate::components::switch::ConnectionSwitch;
-use web::text::language_of;
-use web::protocol::Connection;
 use leptos::ev::{KeyboardEvent, SubmitEvent};
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;
+use web::protocol::Connection;
+use web::text::language_of;
 use web_sys::HtmlElement;
 
 #[component]
@@ -71,6 +71,7 @@ pub fn PromptCard(client: Client, connection: RwSignal<Connection>) -> impl Into
 }
 
 fn is_below(element: &HtmlElement) -> bool {
-    let (top, height) = (window().scroll_y().unwrap_or_default(), window().inner_height().ok().and_then(|height| height.as_f64()));
+    let (top, height) =
+        (window().scroll_y().unwrap_or_default(), window().inner_height().ok().and_then(|height| height.as_f64()));
     f64::from(element.offset_top() + element.offset_height()) > top + height.unwrap_or_default()
 }

@@ -1,8 +1,8 @@
 //! How the models came here: progress while they load, then what was checked and what they run on.
 
 use crate::client::{Client, FileState, Phase};
-use web::protocol::SelfTestReport;
 use leptos::prelude::*;
+use web::protocol::SelfTestReport;
 
 /// Progress, until the first question can be asked.
 #[component]
@@ -45,7 +45,9 @@ pub fn Status(client: Client) -> impl IntoView {
         None => "not chosen yet".into(),
     };
     let note = move || {
-        device().and_then(|report| report.note).map(|note| view! { <p id="device-note" class="notice">"Running on the CPU: " {note}</p> })
+        device()
+            .and_then(|report| report.note)
+            .map(|note| view! { <p id="device-note" class="notice">"Running on the CPU: " {note}</p> })
     };
     let passed = move || client.self_test.get().map(|test| test.passed.to_string());
     view! {
@@ -93,7 +95,11 @@ fn file_row(file: FileState) -> impl IntoView {
 }
 
 fn verdict(test: &SelfTestReport) -> String {
-    format!("Self-test {} on {}", if test.passed { "passed" } else { "failed" }, if test.webgpu { "WebGPU" } else { "the CPU" })
+    format!(
+        "Self-test {} on {}",
+        if test.passed { "passed" } else { "failed" },
+        if test.webgpu { "WebGPU" } else { "the CPU" }
+    )
 }
 
 fn evidence(test: &SelfTestReport) -> String {

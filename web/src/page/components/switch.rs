@@ -1,14 +1,22 @@
 //! The switch of the CC-Tuned pane: what is injected, and whose layer.
 
 use crate::client::Client;
-use web::protocol::{Connection, ConnectionSource};
 use leptos::prelude::*;
+use web::protocol::{Connection, ConnectionSource};
 
 const SOURCES: [(ConnectionSource, &str, &str); 4] = [
     (ConnectionSource::Off, "off", "Nothing is injected"),
-    (ConnectionSource::Transform, "transform", "The prompt's own activations, carried towards English by the Transform Matrix"),
+    (
+        ConnectionSource::Transform,
+        "transform",
+        "The prompt's own activations, carried towards English by the Transform Matrix",
+    ),
     (ConnectionSource::Identity, "identity", "The prompt's own activations as they are: the control"),
-    (ConnectionSource::Parallel, "parallel", "The activations of the same question in English, as in training; known for the examples"),
+    (
+        ConnectionSource::Parallel,
+        "parallel",
+        "The activations of the same question in English, as in training; known for the examples",
+    ),
 ];
 
 /// # Props
