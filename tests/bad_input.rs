@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use burn::tensor::Device;
-use cctuning::bundle::{Bundle, Example, FileEntry, Manifest};
+use burn::tensor::{Device, read_sync};
+use cctuning::bundle::{Bundle, Example, FileEntry, Golden, Manifest};
 use cctuning::chat::ChatTemplate;
 use cctuning::checkpoint::{Checkpoint, Storage, load, save, save_tensors};
 use cctuning::config::{Family, ModelConfig};
@@ -177,6 +177,22 @@ fn bundle() -> (Value, BTreeMap<String, Vec<u8>>) {
 
 fn load_bundle(manifest: &Value, files: &BTreeMap<String, Vec<u8>>) -> Result<Bundle> {
     Bundle::load(Manifest::parse(manifest.to_string().as_bytes())?, files, &Device::flex())
+}
+
+#[test]
+fn a_self_test_that_finds_another_logit_token_or_layer_does_not_pass() {
+    let (manifest, files) = bundle();
+    let passes = |change: fn(&mut Golden)| {
+        let mut bundle = load_bundle(&manifest, &files).unwrap();
+        change(&mut bundle.golden[1]);
+        read_sync(bundle.self_test(usize::MAX)).unwrap().passed
+    };
+    assert!(passes(|_| ()));
+    assert!(!passes(|golden| golden.vanilla.logits[3] += 0.01));
+    assert!(!passes(|golden| golden.cc.logits[3] = f32::NAN));
+    assert!(!passes(|golden| golden.cc.logits.truncate(5)));
+    assert!(!passes(|golden| golden.vanilla.tokens[0] ^= 1));
+    assert!(!passes(|golden| golden.cc.layer = golden.cc.layer.map(|layer| layer ^ 1)));
 }
 
 #[test]

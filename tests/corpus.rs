@@ -1,9 +1,11 @@
 //! Proves of the shipped corpus: nothing held out leaks, the tables are complete and in the right
 //! script, every row has its English twin, the same seed gives the same rows, names agree with the shared tables.
 
+mod shared_data;
+
+use shared_data::shared;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::sync::LazyLock;
 use trainer::corpus::split::HeldOut;
 use trainer::corpus::world::{HELD_PHRASING, PHRASINGS, World};
@@ -235,14 +237,9 @@ fn sums_and_differences_are_right() {
 }
 
 /// A table of the shared folder by its key, or nothing (with a message) where the folder is not there.
-fn shared(file: &str, key: &str) -> Option<HashMap<String, serde_json::Value>> {
-    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared"));
-    let path =
-        std::env::var_os("CCT_SHARED").map_or_else(beside, PathBuf::from).join("data/train/knowledge").join(file);
-    let Ok(file) = std::fs::File::open(&path) else {
-        println!("skipped: {} is not here; set CCT_SHARED to the shared folder to check the names", path.display());
-        return None;
-    };
+fn table(file: &str, key: &str) -> Option<HashMap<String, serde_json::Value>> {
+    let path = shared(&format!("data/train/knowledge/{file}"))?;
+    let file = std::fs::File::open(path).unwrap();
     let rows = BufReader::new(flate2::read::GzDecoder::new(file)).lines().map(|line| {
         let row: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
         (row[key].as_str().unwrap().to_owned(), row)
@@ -253,10 +250,8 @@ fn shared(file: &str, key: &str) -> Option<HashMap<String, serde_json::Value>> {
 #[test]
 fn names_of_countries_languages_continents_and_cities_agree_with_the_shared_tables() {
     let world = World::load().unwrap();
-    let Some(territories) = shared("cldr_territories.jsonl.gz", "key") else { return };
-    let (Some(languages), Some(cities)) =
-        (shared("cldr_languages.jsonl.gz", "key"), shared("cldr_cities.jsonl.gz", "key"))
-    else {
+    let Some(territories) = table("cldr_territories.jsonl.gz", "key") else { return };
+    let (Some(languages), Some(cities)) = (table("cldr_languages.jsonl.gz", "key"), table("cldr_cities.jsonl.gz", "key")) else {
         return;
     };
     let cities: HashMap<_, _> = cities.values().map(|row| (row["name"]["en"].as_str().unwrap(), row)).collect();
@@ -290,7 +285,7 @@ fn names_of_countries_languages_continents_and_cities_agree_with_the_shared_tabl
 #[test]
 fn capitals_continents_and_languages_of_countries_agree_with_the_shared_tables() {
     let world = World::load().unwrap();
-    let Some(countries) = shared("countries_mledoze.jsonl.gz", "cca2") else { return };
+    let Some(countries) = table("countries_mledoze.jsonl.gz", "cca2") else { return };
     // Two spellings of one name: ours follows CLDR.
     let spelling = |name: &str| match name {
         "Washington D.C." => "Washington".to_owned(),

@@ -1,34 +1,20 @@
 //! Proves that our arithmetic is the published one: every number of the fixture folders, which independent code computed.
-//!
-//! The folders lie in `shared/` beside the workspace, or where `CCT_SHARED` points; without them the tests say so.
+
+mod shared_data;
 
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::Device;
+use shared_data::shared;
 use trainer::verify::{Report, check};
-
-/// A fixture folder, or `None` and a sentence that says why.
-fn fixture(case: &str) -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let shared = std::env::var_os("CCT_SHARED").map_or_else(beside, PathBuf::from);
-    let folder = shared.join("fixtures").join(case);
-    if folder.join("case.json").exists() {
-        return Some(folder);
-    }
-    // Written past the test harness, which hides what a passing test prints.
-    let reason = "does not exist; point CCT_SHARED at the folder that holds fixtures/";
-    writeln!(std::io::stderr(), "skipped: {} {reason}", folder.display()).unwrap();
-    None
-}
 
 fn report_of(folder: &Path) -> Report {
     check(folder, &Device::flex()).unwrap_or_else(|error| panic!("{}: {error:#}", folder.display()))
 }
 
 fn agrees(case: &str, at_least: usize) {
-    let Some(folder) = fixture(case) else { return };
+    let Some(folder) = shared(&format!("fixtures/{case}")) else { return };
     let report = report_of(&folder);
     println!("{report}");
     assert!(report.failed().next().is_none(), "{case} disagrees:\n{report}");
@@ -57,7 +43,7 @@ fn long_rows_and_a_single_key_value_head_are_met() {
 
 #[test]
 fn a_wrong_expected_number_fails_and_is_named() {
-    let Some(folder) = fixture("s2-qwen2-tiny") else { return };
+    let Some(folder) = shared("fixtures/s2-qwen2-tiny") else { return };
     let changed = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();

@@ -1,17 +1,18 @@
 //! Proves that the real tokenizers give the published ids, that nobody can type a control token, that streamed text
 //! comes in whole characters, and that templates say exactly what their models were trained on.
-//!
-//! The tokenizers lie in `shared/` beside the workspace, or where `CCT_SHARED` points; without them the tests say so.
 
+mod shared_data;
 mod small_model;
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use cctuning::chat::{AnchorRule, ChatTemplate};
 use cctuning::error::Error;
 use cctuning::tokenizer::{TextStream, Tokenizer};
+
+use shared_data::shared;
 
 struct Family {
     template: ChatTemplate,
@@ -27,12 +28,7 @@ fn families() -> &'static [Family] {
 }
 
 fn read_families() -> Vec<Family> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let models = std::env::var_os("CCT_SHARED").map_or_else(beside, PathBuf::from).join("data/models");
-    if !models.exists() {
-        eprintln!("skipped: {} does not exist; point CCT_SHARED at the folder that holds data/", models.display());
-        return Vec::new();
-    }
+    let Some(models) = shared("data/models") else { return Vec::new() };
     let family = |template, folder: &str, vectors: &str, control| {
         let zipped = std::fs::File::open(models.join(folder).join("tokenizer.json.gz")).unwrap();
         let mut json = Vec::new();

@@ -1,11 +1,12 @@
 //! Proves that a run repeats itself, that an interrupted one goes on to the same losses, that checkpoints are not taken
 //! for another run's, and that training learns from real rows, through the built program.
 
+mod shared_data;
 mod small_model;
 
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use cctuning::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use trainer::model_folder::{ModelFolder, Settings};
 
+use shared_data::shared;
 use small_model::{config, model, values, write_folder};
 
 /// Forty short rows in three languages, and the model folder `model`.
@@ -164,22 +166,13 @@ fn a_checkpoint_of_another_recipe_or_method_is_refused_and_its_recipe_left_alone
         assert!(error.contains("another recipe or method") && error.contains("step-30"), "{error}");
         assert_eq!(fs::read(dir.path().join("out/recipe.toml")).unwrap(), recipe, "{change}");
     }
+    let rows = fs::read_to_string(dir.path().join("rows.jsonl")).unwrap();
+    fs::write(dir.path().join("rows.jsonl"), rows.replacen("output\":\"", "output\":\"x", 1)).unwrap();
+    let output = train(dir.path(), "cc", "out", &[]).output().unwrap();
+    assert!(stderr(&output).contains("other data"), "{}", stderr(&output));
+    fs::write(dir.path().join("rows.jsonl"), rows).unwrap();
     // Where and how often a run writes decides no loss.
     finished(train(dir.path(), "cc", "out", &["run.save_every=7", "run.keep=5"]));
-}
-
-/// `shared/` beside the workspace, or where `CCT_SHARED` points.
-fn shared() -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let shared = std::env::var_os("CCT_SHARED").map_or_else(beside, PathBuf::from);
-    if shared.join("data/train").exists() {
-        return Some(shared);
-    }
-    eprintln!(
-        "skipped: {} does not exist; point CCT_SHARED at the folder that holds data/",
-        shared.join("data").display()
-    );
-    None
 }
 
 fn unzip(path: &Path) -> Vec<u8> {
@@ -190,9 +183,9 @@ fn unzip(path: &Path) -> Vec<u8> {
 
 #[test]
 fn training_on_real_rows_with_the_real_qwen_tokenizer_learns_and_its_export_gives_the_same_logits() {
-    let Some(shared) = shared() else { return };
+    let Some(shared) = shared("data") else { return };
     let dir = tempfile::tempdir().unwrap();
-    let rows = unzip(&shared.join("data/train/triples_mini.jsonl.gz"));
+    let rows = unzip(&shared.join("train/triples_mini.jsonl.gz"));
     // Rows from all over the file.
     let short = std::str::from_utf8(&rows).unwrap().lines().filter(|row| row.len() < 500);
     let rows: Vec<&str> = short.step_by(20).take(240).collect();
@@ -202,7 +195,7 @@ fn training_on_real_rows_with_the_real_qwen_tokenizer_learns_and_its_export_give
     let mut config = config(Family::Qwen2, true);
     config.vocab_size = 151_936;
     (config.n_layers, config.d_model) = (2, 16);
-    let tokenizer_json = unzip(&shared.join("data/models/qwen2.5/tokenizer.json.gz"));
+    let tokenizer_json = unzip(&shared.join("models/qwen2.5/tokenizer.json.gz"));
     let settings = Settings {
         template: ChatTemplate::Qwen2,
         anchor: AnchorRule::LastPrompt,

@@ -76,9 +76,9 @@ struct HfConfig {
     head_dim: Option<usize>,
     vocab_size: usize,
     max_position_embeddings: usize,
-    #[serde(default = "default_theta")]
-    rope_theta: f64,
+    rope_theta: Option<f64>,
     rope_scaling: Option<Value>,
+    rope_parameters: Option<Value>,
     rms_norm_eps: f64,
     #[serde(default)]
     tie_word_embeddings: bool,
@@ -90,10 +90,6 @@ struct HfConfig {
     use_sliding_window: bool,
     hidden_act: Option<String>,
     eos_token_id: Option<Value>,
-}
-
-fn default_theta() -> f64 {
-    10_000.0
 }
 
 impl ModelConfig {
@@ -156,7 +152,10 @@ impl ModelConfig {
         if head_dim % 2 != 0 {
             return Err(Error::Config(format!("`head_dim` is {head_dim}; rotary embedding needs an even one")));
         }
-        let rope_scaling = hf.rope_scaling.filter(|value| !value.is_null()).map(read_rope_scaling).transpose()?;
+        // Since version 5, transformers writes `rope_theta` and `rope_scaling` as one `rope_parameters`.
+        let rope = hf.rope_parameters.or(hf.rope_scaling).filter(|value| !value.is_null());
+        let rope_theta = rope.as_ref().and_then(|rope| rope.get("rope_theta")?.as_f64()).or(hf.rope_theta);
+        let rope_scaling = rope.map(read_rope_scaling).transpose()?.flatten();
         Ok(Self {
             family,
             d_model: hf.hidden_size,
@@ -167,7 +166,7 @@ impl ModelConfig {
             head_dim,
             vocab_size: hf.vocab_size,
             max_positions: hf.max_position_embeddings,
-            rope_theta: hf.rope_theta,
+            rope_theta: rope_theta.unwrap_or(10_000.0),
             rope_scaling,
             rms_norm_eps: hf.rms_norm_eps,
             tie_word_embeddings: hf.tie_word_embeddings,
@@ -212,10 +211,10 @@ impl ModelConfig {
     }
 }
 
-fn read_rope_scaling(value: Value) -> Result<RopeScaling> {
-    let kind = value.get("rope_type").or(value.get("type")).and_then(Value::as_str).unwrap_or("");
-    if kind != "llama3" {
-        return Err(Error::Config(format!("`rope_scaling.rope_type` is {kind:?}; supported here: \"llama3\"")));
+fn read_rope_scaling(value: Value) -> Result<Option<RopeScaling>> {
+    match value.get("rope_type").or(value.get("type")).and_then(Value::as_str).unwrap_or("") {
+        "default" => Ok(None),
+        "llama3" => serde_json::from_value(value).map_err(|e| Error::Config(format!("`rope_scaling`: {e}"))),
+        other => Err(Error::Config(format!("`rope_scaling.rope_type` is {other:?}; supported here: default, llama3"))),
     }
-    serde_json::from_value(value).map_err(|e| Error::Config(format!("`rope_scaling`: {e}")))
 }

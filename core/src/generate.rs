@@ -1,4 +1,4 @@
-//! Answers: prefill, connection, decode. The only file that awaits a device.
+//! Answers: prefill, connection, decode.
 //!
 //! Adding `v` after the first block at the anchor changes nothing before the anchor and nothing in the first block's
 //! keys and values. So a connected answer is one prefill that reads `F`, and a re-run of the positions from the anchor
@@ -126,7 +126,10 @@ impl<'m> Decoding<'m> {
     /// Prefill, with the connection that `options.source` asks for. `english` holds the twins for [`Source::Parallel`].
     ///
     /// # Errors
-    /// The prompts do not fit the context beside the answer, differ in length, or lack what the source needs.
+    /// The prompts do not fit the context beside the answer, or lack what the source needs.
+    ///
+    /// # Panics
+    /// The prompts of one batch differ in length.
     pub fn start(
         model: &'m CcModel,
         config: &ModelConfig,
@@ -142,7 +145,7 @@ impl<'m> Decoding<'m> {
             "prompts of one batch are equally long"
         );
         let room = model.model.context();
-        if seq + options.max_new_tokens > room {
+        if seq > room.saturating_sub(options.max_new_tokens) {
             let limit = room.saturating_sub(options.max_new_tokens);
             return Err(Error::PromptTooLong { found: seq, limit });
         }

@@ -2,6 +2,8 @@
 //! Every wait and every click of the tests goes through here.
 
 use crate::webdriver::Browser;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use xtask::site::Site;
@@ -66,6 +68,17 @@ impl Demo {
     /// Presses the button that asks both models.
     pub fn ask(&self) {
         self.browser.click("#ask");
+    }
+
+    /// Sets the connection's switch: a source, and a layer counted from 0 or the Decision Maker's choice.
+    pub fn connect(&self, source: &str, layer: Option<usize>) {
+        let layer = layer.map_or(String::new(), |layer| layer.to_string());
+        self.browser.run(&format!(
+            "document.querySelector('input[name=source][value={source}]').click();
+             const layer = document.querySelector('#layer');
+             layer.value = '{layer}';
+             layer.dispatchEvent(new Event('change', {{ bubbles: true }}));"
+        ));
     }
 
     /// Types a prompt, asks it and waits until both panes have answered.
@@ -136,10 +149,34 @@ pub fn bundle() -> PathBuf {
 
 /// The first example prompt that the bundle has in this language.
 pub fn example(lang: &str) -> String {
+    example_with_twin(lang).0
+}
+
+/// The first example prompt in this language and its English twin.
+pub fn example_with_twin(lang: &str) -> (String, String) {
     let examples = read_json(&bundle().join("examples.json"));
     let found = examples.as_array().into_iter().flatten().find(|example| example["lang"] == lang);
-    let prompt = found.and_then(|example| example["prompt"].as_str());
-    prompt.unwrap_or_else(|| panic!("the bundle has no example prompt in `{lang}`")).to_owned()
+    let example = found.unwrap_or_else(|| panic!("the bundle has no example prompt in `{lang}`"));
+    let text = |key: &str| example[key].as_str().expect("an example's parts are texts").to_owned();
+    (text("prompt"), text("english"))
+}
+
+/// Manifest and golden answers of a bundle that is whole and was made with other logits.
+pub fn bundle_with_other_logits() -> BTreeMap<String, Vec<u8>> {
+    let mut golden = read_json(&bundle().join("golden.json"));
+    for answer in golden.as_array_mut().expect("golden answers are a list") {
+        let logit = &mut answer["vanilla"]["logits"][0];
+        *logit = serde_json::json!(logit.as_f64().expect("a logit is a number") + 0.01);
+    }
+    let golden = golden.to_string().into_bytes();
+    let mut manifest = read_json(&bundle().join("manifest.json"));
+    let files = manifest["files"].as_array_mut().expect("the bundle's manifest names its files");
+    let entry = files.iter_mut().find(|file| file["path"] == "golden.json").expect("golden.json is among them");
+    entry["bytes"] = golden.len().into();
+    let digest = Sha256::digest(&golden);
+    entry["sha256"] = digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
+    let manifest = manifest.to_string().into_bytes();
+    BTreeMap::from([("bundle/golden.json".into(), golden), ("bundle/manifest.json".into(), manifest)])
 }
 
 /// The bundle's biggest file, which is one of its weights.
@@ -151,14 +188,15 @@ pub fn biggest_file() -> String {
 }
 
 /// What the native trainer answers with the same bundle.
-pub fn tokens_of_the_trainer(model: Model, prompt: &str) -> Vec<u32> {
-    let (model, source) = match model {
-        Model::Vanilla => ("vanilla", "none"),
-        Model::Cc => ("cc", "transform"),
+pub fn tokens_of_the_trainer(model: Model, prompt: &str, more: &[&str]) -> Vec<u32> {
+    let model = match model {
+        Model::Vanilla => "vanilla",
+        Model::Cc => "cc",
     };
     let output = Command::new(suite::trainer())
-        .args(["generate", "--json", "--model", model, "--source", source, "--prompt", prompt, "--bundle"])
+        .args(["generate", "--json", "--model", model, "--prompt", prompt, "--bundle"])
         .arg(bundle())
+        .args(more)
         .output()
         .unwrap_or_else(|error| panic!("cannot start {}: {error}", suite::trainer().display()));
     assert!(output.status.success(), "`trainer generate` failed: {}", String::from_utf8_lossy(&output.stderr));

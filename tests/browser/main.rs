@@ -4,7 +4,9 @@ mod demo;
 mod outside;
 mod webdriver;
 
-use demo::{Demo, Model, biggest_file, example, serve, tokens_of_the_trainer};
+use demo::{
+    Demo, Model, biggest_file, bundle_with_other_logits, example, example_with_twin, serve, tokens_of_the_trainer,
+};
 use libtest_mimic::{Arguments, Trial};
 use outside::Outside;
 use std::process::ExitCode;
@@ -40,7 +42,12 @@ fn main() -> ExitCode {
         alone("a browser offers WebGPU exactly where a test wants it", webgpu_is_offered_where_wanted),
         alone("a shard with one wrong bit is refused by its name", a_wrong_bit_is_refused),
         alone("a missing file is reported by its name", a_missing_file_is_reported),
+        alone("a device that does not reproduce the golden logits never answers", wrong_logits_end_the_page),
         alone("an Arabic prompt gets the trainer's tokens in both panes on the CPU", arabic_on_the_cpu),
+        alone(
+            "every source of the connection, and a layer of one's own, gives the trainer's tokens",
+            the_switch_connects,
+        ),
         alone("without an adapter the page says so and answers the same", without_an_adapter),
         alone("Firefox passes the golden self-test on WebGPU", firefox_passes_the_self_test),
         on_loaded("the self-test has a visible verdict before anything is asked", the_verdict_is_visible),
@@ -94,11 +101,59 @@ fn a_fault_is_reported_by_the_files_name(fault: fn(String) -> Fault) {
     assert!(error.contains(&shard), "the error must name {shard}: {error}");
 }
 
+fn wrong_logits_end_the_page() {
+    let demo = Demo { site: serve(), browser: Browser::chromium(WITH_WEBGPU) };
+    demo.site.break_with(Fault::Replaced(bundle_with_other_logits()));
+    demo.load("");
+    let error = demo.wait_for_error();
+    assert!(error.contains("logits are off by"), "{error}");
+    // WebGPU was refused first, and the CPU after it.
+    assert!(!demo.is_on_webgpu());
+    let notice = demo.visible_text("#device-note").expect("a notice tells why WebGPU was left");
+    assert!(notice.contains("WebGPU did not pass the self-test"), "{notice}");
+    assert!(demo.visible_text("#self-test").is_some_and(|verdict| verdict.contains("failed on the CPU")));
+}
+
 fn arabic_on_the_cpu() {
     let demo = Demo::open(Browser::chromium(WITH_WEBGPU), "?device=cpu");
     demo.wait_until_ready();
     assert!(!demo.is_on_webgpu());
     answers_like_the_trainer(&demo, &example("ar"));
+    answers_without_a_long_task(&demo);
+}
+
+fn the_switch_connects() {
+    let demo = Demo::open(Browser::chromium(WITH_WEBGPU), "?device=cpu");
+    demo.wait_until_ready();
+    let (prompt, english) = example_with_twin("ar");
+    demo.type_prompt(&prompt);
+    let cases: [(&str, Option<usize>, &[&str]); 5] = [
+        ("off", None, &["--source", "none"]),
+        ("transform", None, &["--source", "transform"]),
+        ("identity", None, &["--source", "identity"]),
+        ("parallel", None, &["--source", "parallel", "--english", &english]),
+        ("parallel", Some(2), &["--source", "parallel", "--english", &english, "--layer", "3"]),
+    ];
+    for (source, layer, arguments) in cases {
+        demo.connect(source, layer);
+        demo.answer(&prompt);
+        assert_eq!(demo.tokens(Model::Cc), tokens_of_the_trainer(Model::Cc, &prompt, arguments), "{source}, {layer:?}");
+        let drawn = demo.browser.run(
+            "const rows = [...document.querySelectorAll('#connection [data-probability]')];
+             return [document.querySelector('#connection').dataset.layer ?? null,
+                     rows.reduce((sum, row) => sum + Number(row.dataset.probability), 0)]",
+        );
+        let (chosen, sum) = (drawn[0].as_str(), drawn[1].as_f64().expect("a sum is a number"));
+        match (source, layer) {
+            ("off", _) => assert_eq!((chosen, sum), (None, 0.0)),
+            (_, Some(layer)) => assert_eq!(chosen, Some(layer.to_string().as_str())),
+            (_, None) => assert!(chosen.is_some() && (sum - 1.0).abs() < 1e-4, "{source}: {drawn}"),
+        }
+    }
+    // A question of one's own has no twin, and says so by leaving that source.
+    demo.type_prompt("?");
+    let source = demo.browser.run("return document.querySelector('input[name=source]:checked').value");
+    assert_eq!(source, "transform");
 }
 
 fn without_an_adapter() {
@@ -128,19 +183,7 @@ fn arabic_on_webgpu(loaded: &Loaded) {
 }
 
 fn the_page_never_stands_still(loaded: &Loaded) {
-    let demo = &loaded.demo;
-    demo.browser.run(
-        "window.longTasks = [];
-         new PerformanceObserver(list => window.longTasks.push(...list.getEntries().map(entry => entry.duration)))
-             .observe({ type: 'longtask' });",
-    );
-    demo.answer(&example("ar"));
-    let tasks = demo.browser.run("return window.longTasks");
-    let longest = tasks.as_array().into_iter().flatten().filter_map(|task| task.as_f64()).fold(0.0, f64::max);
-    assert!(
-        longest <= LONGEST_TASK_MS,
-        "the page's thread was busy for {longest} ms in one piece; all long tasks: {tasks}"
-    );
+    answers_without_a_long_task(&loaded.demo);
 }
 
 fn stop_ends_both_answers(loaded: &Loaded) {
@@ -197,12 +240,46 @@ fn the_page_stays_at_home(loaded: &Loaded) {
     let complaints: Vec<String> = demo.browser.console();
     let violation = complaints.iter().find(|line| line.contains("Content Security Policy"));
     assert_eq!(violation, None, "{complaints:#?}");
+    // And there is a policy: it stops what the page itself would never ask for.
+    let refused = demo.browser.run(
+        "return new Promise(resolve => {
+             addEventListener('securitypolicyviolation', event => resolve(event.effectiveDirective), { once: true });
+             setTimeout(() => resolve('nothing'), 3000);
+             fetch('http://127.0.0.1:1/').catch(() => {});
+         })",
+    );
+    assert_eq!(refused, "connect-src");
+    let worker =
+        demo.browser.run("return fetch('worker.js').then(file => file.headers.get('Content-Security-Policy'))");
+    assert!(
+        worker.as_str().is_some_and(|policy| policy.contains("connect-src 'self'")),
+        "the worker's policy: {worker}"
+    );
+}
+
+fn answers_without_a_long_task(demo: &Demo) {
+    // The observer is shown one long task first, or its silence would prove nothing.
+    demo.browser.run(
+        "window.longTasks = [];
+         new PerformanceObserver(list => window.longTasks.push(...list.getEntries().map(entry => entry.duration)))
+             .observe({ type: 'longtask' });
+         setTimeout(() => { const end = performance.now() + 300; while (performance.now() < end); });",
+    );
+    demo.browser.wait_for("the observer sees a long task", "window.longTasks.some(task => task >= 300)", 10);
+    demo.browser.run("window.longTasks = []");
+    demo.answer(&example("ar"));
+    let tasks = demo.browser.run("return window.longTasks");
+    let longest = tasks.as_array().into_iter().flatten().filter_map(|task| task.as_f64()).fold(0.0, f64::max);
+    assert!(
+        longest <= LONGEST_TASK_MS,
+        "the page's thread was busy for {longest} ms in one piece; all long tasks: {tasks}"
+    );
 }
 
 fn answers_like_the_trainer(demo: &Demo, prompt: &str) {
     demo.answer(prompt);
     for model in [Model::Vanilla, Model::Cc] {
-        let expected = tokens_of_the_trainer(model, prompt);
+        let expected = tokens_of_the_trainer(model, prompt, &[]);
         assert!(!expected.is_empty(), "the trainer answers `{prompt}`");
         assert_eq!(demo.tokens(model), expected, "{model:?}: {prompt}");
         println!(

@@ -150,3 +150,20 @@ fn anchors_and_templates_survive_truncation_under_every_template_and_rule() {
         }
     }
 }
+
+#[test]
+fn rotary_settings_are_read_from_either_spelling_of_transformers() {
+    let written = config(Family::Llama, true);
+    let old = written.to_json("float32");
+    let mut new = old.clone();
+    let fields = new.as_object_mut().unwrap();
+    let (theta, mut rope) = (fields.remove("rope_theta").unwrap(), fields.remove("rope_scaling").unwrap());
+    rope["rope_theta"] = theta;
+    fields.insert("rope_parameters".into(), rope);
+    for json in [&old, &new] {
+        assert_eq!(ModelConfig::from_json(json.to_string().as_bytes()).unwrap(), written);
+    }
+    new["rope_parameters"] = serde_json::json!({ "rope_type": "default", "rope_theta": 5e5 });
+    let read = ModelConfig::from_json(new.to_string().as_bytes()).unwrap();
+    assert_eq!((read.rope_theta, read.rope_scaling), (5e5, None));
+}

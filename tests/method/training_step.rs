@@ -95,7 +95,7 @@ fn a_detached_pass_still_trains_the_decision_maker_and_the_embeddings_behind_e()
     let noise = Tensor::from_data(TensorData::new([0.0f32, 4.0, 0.0].repeat(7), [7, 3]), &model.device());
     let run = |e| {
         let cc = Cc { e, ..Cc::default() };
-        let result = step_with_noise(&model, &batch, Method::Cc(&cc), ONE_BATCH, 0, noise.clone());
+        let result = step_with_noise(&model, &batch, Method::Cc(&cc), ONE_BATCH, noise.clone());
         assert_eq!(result.connection.as_ref().unwrap().selected, [0, 7, 0]);
         (result.loss, gradients(&model, &result))
     };
@@ -145,7 +145,7 @@ fn the_order_of_rows_in_a_batch_does_not_change_the_gradient() {
     let run = |order: [usize; 7]| {
         let batch: Vec<&Sample> = order.iter().map(|&row| &rows[row]).collect();
         let noise = Tensor::cat(order.iter().map(|&row| noise.clone().narrow(0, row, 1)).collect(), 0);
-        let result = step_with_noise(&model, &batch, Method::Cc(&Cc::default()), ONE_BATCH, 0, noise);
+        let result = step_with_noise(&model, &batch, Method::Cc(&Cc::default()), ONE_BATCH, noise);
         gradients(&model, &result)
     };
     assert_same(&run([6, 2, 4, 0, 5, 1, 3]), &run([0, 1, 2, 3, 4, 5, 6]), 1e-6, "another order");
@@ -158,14 +158,14 @@ fn reading_equal_english_prompts_once_equals_reading_each_rows_own() {
     let noise = noise(7);
     let cc = Cc::default();
     let all: Vec<&Sample> = rows.iter().collect();
-    let together = step_with_noise(&model, &all, Method::Cc(&cc), ONE_BATCH, 0, noise.clone());
+    let together = step_with_noise(&model, &all, Method::Cc(&cc), ONE_BATCH, noise.clone());
     let share = together.connection.as_ref().unwrap().english_share;
     assert!((share - 5.0 / 7.0).abs() < 1e-9, "five of seven English prompts are distinct, found a share of {share}");
 
     let answers: usize = rows.iter().map(|row| row.answer.len()).sum();
     let (mut loss, mut sum) = (0.0, BTreeMap::<String, Vec<f32>>::new());
     for (at, row) in rows.iter().enumerate() {
-        let alone = step_with_noise(&model, &[row], Method::Cc(&cc), ONE_BATCH, 0, noise.clone().narrow(0, at, 1));
+        let alone = step_with_noise(&model, &[row], Method::Cc(&cc), ONE_BATCH, noise.clone().narrow(0, at, 1));
         let weight = row.answer.len() as f32 / answers as f32;
         loss += alone.loss * f64::from(weight);
         for (name, gradient) in gradients(&model, &alone) {

@@ -9,19 +9,17 @@ use burn::tensor::Device;
 use cctuning::bundle::Example;
 use cctuning::chat::Prompt;
 use cctuning::checkpoint::Storage;
-use cctuning::decision_maker::Pool;
-use cctuning::generate::{GenerateOptions, Source};
-use cctuning::sampling::Sampling;
-use cctuning::transform_matrix::FoldedTransform;
+use cctuning::generate::Source;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::data::{Row, read_rows};
 use crate::export::Content;
+use crate::generate::{GenerateArgs, SourceArg};
 use crate::interrupt::Interrupt;
 use crate::model_folder::{ModelFolder, TRANSFORM_FILE, shipped, transform_bytes};
 use crate::recipe::{Place, Preset, Recipe};
 use crate::run_folder::write_file_atomically;
-use crate::sample::{Rendered, Renderer, Sample};
+use crate::sample::{Renderer, Sample};
 use crate::step::Method;
 use crate::train::{Ended, describe};
 use crate::{corpus, device, evaluate, export, fit, generate, interrupt, pretrain, train};
@@ -118,62 +116,10 @@ struct RecipeArgs {
     set: Vec<String>,
 }
 
-#[derive(Args)]
-struct GenerateArgs {
-    /// A model folder
-    #[arg(long, conflicts_with = "bundle")]
-    folder: Option<PathBuf>,
-    /// A web bundle
-    #[arg(long)]
-    bundle: Option<PathBuf>,
-    #[arg(long)]
-    prompt: String,
-    /// English twin, for `--source parallel`
-    #[arg(long)]
-    english: Option<String>,
-    /// Which of a bundle's models
-    #[arg(long, value_enum, default_value = "cc")]
-    model: ModelArg,
-    /// Where the connection comes from; the default is the Transform Matrix if there is one
-    #[arg(long, value_enum)]
-    source: Option<SourceArg>,
-    /// Use this layer instead of the Decision Maker's, counted from 1
-    #[arg(long)]
-    layer: Option<usize>,
-    #[arg(long, default_value_t = 40)]
-    max_new_tokens: usize,
-    /// 0 is greedy
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f32,
-    #[arg(long, default_value_t = 1.0)]
-    top_p: f32,
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// One JSON line with tokens, text and connection
-    #[arg(long)]
-    json: bool,
-}
-
 #[derive(Clone, Copy, ValueEnum)]
 enum MethodArg {
     Sft,
     Cc,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum ModelArg {
-    Vanilla,
-    Cc,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum SourceArg {
-    None,
-    Parallel,
-    Transform,
-    Identity,
-    Zero,
-    Random,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -181,19 +127,6 @@ enum Dtype {
     F32,
     Bf16,
     F16,
-}
-
-impl From<SourceArg> for Source {
-    fn from(source: SourceArg) -> Self {
-        match source {
-            SourceArg::None => Self::None,
-            SourceArg::Parallel => Self::Parallel,
-            SourceArg::Transform => Self::Transform,
-            SourceArg::Identity => Self::Identity,
-            SourceArg::Zero => Self::Zero,
-            SourceArg::Random => Self::Random,
-        }
-    }
 }
 
 impl From<Dtype> for Storage {
@@ -229,6 +162,7 @@ fn dispatch(verb: Verb) -> Result<bool> {
     match verb {
         Verb::Run(args) => {
             let recipe = args.load()?;
+            only_builtin("run", "data.train", &recipe.data.train)?;
             let started = Instant::now();
             let device = announce();
             let done = crate::run::run(
@@ -242,6 +176,8 @@ fn dispatch(verb: Verb) -> Result<bool> {
         }
         Verb::Pretrain(args) => {
             let recipe = args.load()?;
+            only_builtin("pretrain", "data.train", &recipe.data.train)?;
+            only_builtin("pretrain", "model.path", &recipe.model.path)?;
             let corpus = corpus::generate(CORPUS_SEED)?;
             println!("{}", corpus::stats(&corpus));
             pretrain::pretrain(&corpus, &recipe, &recipe.run.out, &announce(), &Interrupt::install()?)
@@ -249,7 +185,7 @@ fn dispatch(verb: Verb) -> Result<bool> {
         Verb::Train { method, recipe } => train_one(method, &recipe.load()?),
         Verb::Fit { folder, recipe } => fit_folder(&folder, &recipe.load()?),
         Verb::Eval { folder, data, source, recipe } => eval_folder(&folder, &data, source.into(), &recipe.load()?),
-        Verb::Generate(args) => generate_one(&args).map(|()| true),
+        Verb::Generate(args) => generate::generate(&args).map(|()| true),
         Verb::Export(ExportVerb::Hf { folder, out, dtype }) => {
             let loaded = ModelFolder::load(&folder, None, 0, &Device::flex())?;
             loaded.save_model(&loaded.model, &out, dtype.into())?;
@@ -263,6 +199,17 @@ fn dispatch(verb: Verb) -> Result<bool> {
             export_bundle(&vanilla, &cc, &data, &out, max_new_tokens)
         }
         Verb::Verify { folder } => crate::verify::verify(&folder),
+    }
+}
+
+/// Some verbs are about what is shipped; a path would be ignored there, which nobody wants to find out later.
+fn only_builtin(verb: &str, key: &str, place: &Place) -> Result<()> {
+    match place {
+        Place::Builtin => Ok(()),
+        Place::Path(path) => bail!(
+            "{key} = {:?}: `{verb}` works on what is shipped; leave the key out, or use `trainer train`, `fit` and `eval`",
+            path.display().to_string()
+        ),
     }
 }
 
@@ -297,13 +244,7 @@ fn samples(recipe: &Recipe, folder: &ModelFolder, rows: &[Row]) -> Result<Vec<Sa
         english_cutoff: recipe.data.english_cutoff,
     };
     let (samples, rendered) = renderer.samples(rows)?;
-    let Rendered { truncated, truncated_english, left_out } = rendered;
-    if truncated + truncated_english > 0 {
-        println!("cut to fit: {truncated} prompts and {truncated_english} English twins of {} rows", rows.len());
-    }
-    if let Some(first) = left_out.first() {
-        println!("left out: {} rows that cannot fit into the cutoffs, {first:?} the first of them", left_out.len());
-    }
+    rendered.report();
     Ok(samples)
 }
 
@@ -347,95 +288,22 @@ fn fit_folder(path: &Path, recipe: &Recipe) -> Result<bool> {
 }
 
 fn eval_folder(path: &Path, data: &Path, source: Source, recipe: &Recipe) -> Result<bool> {
-    let folder = ModelFolder::load(path, recipe.model.template.named(), 0, &announce())?;
-    let samples = samples(recipe, &folder, &read_rows(data)?)?;
+    let mut folder = ModelFolder::load(path, recipe.model.template.named(), 0, &announce())?;
+    if recipe.cc.connection() != Recipe::default().cc.connection() {
+        // The folder says how the model was trained; whoever names something else wants that.
+        folder.settings.connection = recipe.cc.connection();
+    }
+    let samples = evaluate::at_most(recipe.eval.limit, samples(recipe, &folder, &read_rows(data)?)?);
     let prompts: Vec<(&Prompt, &Prompt)> = samples.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
     let options = crate::run::options(recipe, &folder, source)?;
-    let answers = evaluate::answer(&folder.model, &folder.config, folded(&folder).as_ref(), &prompts, &options)?;
+    let answers =
+        evaluate::answer(&folder.model, &folder.config, folder.folded_transform().as_ref(), &prompts, &options)?;
     let score = evaluate::score(&samples, &answers, &folder.tokenizer)?;
     for (lang, (right, asked)) in &score.languages {
         println!("{lang:<8}{right:>6} of {asked:<6}{:>7.1} %", score.percent(lang));
     }
     println!("mean    {:>24.1} %", score.mean(|_| true));
     Ok(true)
-}
-
-fn folded(folder: &ModelFolder) -> Option<FoldedTransform> {
-    folder.transform.as_ref().map(|transform| transform.fold(folder.model.model.decision_maker()))
-}
-
-fn generate_one(args: &GenerateArgs) -> Result<()> {
-    let device = device::choose().0;
-    let english;
-    match (&args.folder, &args.bundle) {
-        (None, None) => bail!("say which model answers: --folder DIR or --bundle DIR"),
-        (Some(path), _) => {
-            let folder = ModelFolder::load(path, None, 0, &device)?;
-            let render = |text: &str| folder.settings.template.render(&folder.tokenizer, text, folder.settings.anchor);
-            let prompt = render(&args.prompt)?;
-            english = args.english.as_deref().map(render).transpose()?;
-            let transform = folded(&folder);
-            let source = args.source.map(Source::from);
-            let source = source.unwrap_or(if transform.is_some() { Source::Transform } else { Source::None });
-            let options = GenerateOptions {
-                max_new_tokens: args.max_new_tokens,
-                sampling: args.sampling(),
-                source,
-                connection: folder.settings.connection,
-                stop_ids: folder.settings.template.stop_ids(&folder.tokenizer)?,
-            };
-            let asked = generate::Asked {
-                model: &folder.model,
-                config: &folder.config,
-                tokenizer: &folder.tokenizer,
-                transform: transform.as_ref(),
-                prompt: &prompt,
-                english: english.as_ref(),
-                options: args.with_layer(options, folder.config.n_layers)?,
-            };
-            generate::generate(asked, args.json)
-        }
-        (None, Some(path)) => {
-            let bundle = export::load(path, &device)?;
-            let prompt = bundle.prompt(&args.prompt)?;
-            english = args.english.as_deref().map(|text| bundle.prompt(text)).transpose()?;
-            let (model, default) = match args.model {
-                ModelArg::Vanilla => (&bundle.vanilla, Source::None),
-                ModelArg::Cc => (&bundle.cc, Source::Transform),
-            };
-            let mut options = bundle.options(args.source.map_or(default, Source::from))?;
-            options.sampling = args.sampling();
-            let asked = generate::Asked {
-                model,
-                config: &bundle.config,
-                tokenizer: &bundle.tokenizer,
-                transform: Some(&bundle.transform),
-                prompt: &prompt,
-                english: english.as_ref(),
-                options: args.with_layer(options, bundle.config.n_layers)?,
-            };
-            generate::generate(asked, args.json)
-        }
-    }
-}
-
-impl GenerateArgs {
-    fn sampling(&self) -> Sampling {
-        match self.temperature {
-            0.0 => Sampling::Greedy,
-            temperature => Sampling::TopP { temperature, top_p: self.top_p, seed: self.seed },
-        }
-    }
-
-    fn with_layer(&self, mut options: GenerateOptions, n_layers: usize) -> Result<GenerateOptions> {
-        if let Some(layer) = self.layer {
-            if !(1..=n_layers).contains(&layer) {
-                bail!("--layer {layer}: this model has layers 1 to {n_layers}");
-            }
-            options.connection.pool = Pool::Fixed(layer - 1);
-        }
-        Ok(options)
-    }
 }
 
 fn export_bundle(vanilla: &Path, cc: &Path, data: &Path, out: &Path, max_new_tokens: usize) -> Result<bool> {

@@ -76,7 +76,10 @@ pub fn read_rows(path: &Path) -> Result<Vec<Row>> {
             }
         };
         match found {
-            Ok(row) => rows.extend(row),
+            Ok(row) => rows.extend(row.map(|row| match row.id.is_empty() {
+                true => Row { id: format!("line {number}"), ..row },
+                false => row,
+            })),
             Err(found) => faults.extend(found.iter().map(|fault| describe(path, number, &line, fault))),
         }
         if faults.len() >= MAX_FAULTS {
@@ -160,8 +163,10 @@ fn parse_line(line: &[u8]) -> std::result::Result<Option<Row>, Vec<Fault>> {
             String::new()
         }
     };
-    let id = take("id", written.id);
-    let task = take("task", written.task);
+    let mut take_if_given =
+        |field: &str, value: Option<Value>| value.map_or_else(String::new, |value| take(field, Some(value)));
+    let id = take_if_given("id", written.id);
+    let task = take_if_given("task", written.task);
     let lang = take("lang", written.lang);
     let instruction = take("instruction", written.instruction);
     let instruction_en = match written.instruction_en {

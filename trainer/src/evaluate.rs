@@ -40,6 +40,17 @@ pub fn answer(
     Ok(answers)
 }
 
+/// The first `limit` samples of each language; 0 keeps all.
+pub fn at_most(limit: usize, mut samples: Vec<Sample>) -> Vec<Sample> {
+    let mut asked: BTreeMap<String, usize> = BTreeMap::new();
+    samples.retain(|sample| {
+        let asked = asked.entry(sample.lang.clone()).or_default();
+        *asked += 1;
+        limit == 0 || *asked <= limit
+    });
+    samples
+}
+
 /// Share of right answers per language.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Score {

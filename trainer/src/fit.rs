@@ -1,5 +1,7 @@
 //! Fitting the Transform Matrix (Eq. 6-8) from parallel prompts, and judging it on pairs it has not seen.
 
+use std::collections::HashSet;
+
 use anyhow::{Result, bail};
 use burn::tensor::Tensor;
 use cctuning::anchor::Anchor;
@@ -44,16 +46,21 @@ pub fn fit(model: &CcModel, pairs: &[(&Prompt, &Prompt)], recipe: &Transform, to
     let mut order: Vec<usize> = (0..pairs.len()).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(recipe.seed));
     order.truncate(recipe.pairs);
-    let held = (order.len() as f64 * recipe.holdout).ceil() as usize;
-    if order.len() < held + 2 || held == 0 {
+    // Several languages share an English twin: a twin is held out with all of them, or the judgement would know it.
+    let mut twins: Vec<&[u32]> = Vec::new();
+    let mut seen = HashSet::new();
+    twins.extend(order.iter().map(|&row| &pairs[row].1.ids[..]).filter(|twin| seen.insert(*twin)));
+    let held: HashSet<&[u32]> =
+        twins.iter().copied().take((twins.len() as f64 * recipe.holdout).ceil() as usize).collect();
+    let (held, used): (Vec<usize>, Vec<usize>) = order.iter().partition(|&&row| held.contains(&pairs[row].1.ids[..]));
+    if used.len() < 2 || held.is_empty() {
         bail!("{} pairs with transform.holdout {} leave too few to fit and to judge", order.len(), recipe.holdout);
     }
-    let (held, used) = order.split_at(held);
     let gather = |rows: &[usize]| {
         let chosen: Vec<(&Prompt, &Prompt)> = rows.iter().map(|&row| pairs[row]).collect();
         moments(model, &chosen, token_budget)
     };
-    let (train, heldout) = (gather(used), gather(held));
+    let (train, heldout) = (gather(&used), gather(&held));
     let solved = train.fit(recipe.ridge);
     let d = model.model.embedding().dims()[1];
     let identity: Vec<f64> = (0..d * d).map(|i| f64::from(i / d == i % d)).collect();

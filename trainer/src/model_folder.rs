@@ -14,12 +14,13 @@ use cctuning::config::ModelConfig;
 use cctuning::generate::ConnectionOptions;
 use cctuning::model::CcModel;
 use cctuning::tokenizer::Tokenizer;
-use cctuning::transform_matrix::TransformMatrix;
+use cctuning::transform_matrix::{FoldedTransform, TransformMatrix};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub const TRANSFORM_FILE: &str = "transform_matrix.safetensors";
 pub const TRANSFORM_TENSOR: &str = "transform_matrix";
+const INDEX_FILE: &str = "model.safetensors.index.json";
 const SETTINGS_FILE: &str = "cctuning.json";
 
 /// What `cctuning.json` says.
@@ -47,6 +48,11 @@ pub fn shipped(name: &str) -> PathBuf {
 }
 
 impl ModelFolder {
+    /// The folder's Transform Matrix, if it has one, folded with its Decision Maker.
+    pub fn folded_transform(&self) -> Option<FoldedTransform> {
+        self.transform.as_ref().map(|transform| transform.fold(self.model.model.decision_maker()))
+    }
+
     /// Loads a folder onto `device`. `template` overrides what the folder or its tokenizer says.
     pub fn load(path: &Path, template: Option<ChatTemplate>, seed: u64, device: &Device) -> Result<Self> {
         let config = load_config(path)?;
@@ -95,11 +101,25 @@ impl ModelFolder {
 
     /// Writes `model`, of this folder's shape, with this folder's tokenizer and settings into `path`.
     pub fn save_model(&self, model: &CcModel, path: &Path, storage: Storage) -> Result<()> {
-        let dtype = if storage == Storage::Bf16 { "bfloat16" } else { "float32" };
+        let dtype = match storage {
+            Storage::F32 | Storage::Q8 => "float32",
+            Storage::Bf16 => "bfloat16",
+            Storage::F16 => "float16",
+        };
         let stop = self.settings.template.stop_ids(&self.tokenizer)?;
         let mut config = self.config.clone();
         config.eos_token_ids.clone_from(&stop);
-        write(path, "model.safetensors", &checkpoint::save(model, storage)?)?;
+        let weights = checkpoint::save(model, storage)?;
+        // What belongs to the weights that stood here must not be taken for a part of these.
+        for former in [TRANSFORM_FILE, "transform.json", INDEX_FILE] {
+            match fs::remove_file(path.join(former)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", path.join(former).display()));
+                }
+                _ => {}
+            }
+        }
+        write(path, "model.safetensors", &weights)?;
         write_json(path, "config.json", &config.to_json(dtype))?;
         write_json(path, "generation_config.json", &json!({ "eos_token_id": stop, "do_sample": false }))?;
         write_json(path, SETTINGS_FILE, &serde_json::to_value(self.settings)?)?;
@@ -120,11 +140,11 @@ pub fn load_config(path: &Path) -> Result<ModelConfig> {
 
 /// Reads the weights of a folder: `model.safetensors`, or the shards that its index names.
 pub fn load_weights(path: &Path, config: &ModelConfig, seed: u64, device: &Device) -> Result<CcModel> {
-    let files = match fs::read(path.join("model.safetensors.index.json")) {
+    let files = match fs::read(path.join(INDEX_FILE)) {
         Err(_) => vec!["model.safetensors".to_string()],
         Ok(index) => {
-            let index: Value = serde_json::from_slice(&index)
-                .with_context(|| path.join("model.safetensors.index.json").display().to_string())?;
+            let index: Value =
+                serde_json::from_slice(&index).with_context(|| path.join(INDEX_FILE).display().to_string())?;
             let map =
                 index["weight_map"].as_object().context("model.safetensors.index.json: no `weight_map` object")?;
             let mut shards: Vec<String> = map.values().filter_map(Value::as_str).map(String::from).collect();

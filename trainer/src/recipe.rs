@@ -72,7 +72,7 @@ pub struct Optim {
     pub batch_size: usize,
     /// Padded tokens in one micro-batch. On the CPU micro-batches run side by side, one per core; a GPU wants large ones.
     pub micro_tokens: usize,
-    /// Seeds what training draws (Gumbel noise, the Decision Maker's start).
+    /// Seeds fresh weights: a whole model's, or the Decision Maker's.
     pub seed: u64,
 }
 
@@ -94,7 +94,7 @@ pub struct Cc {
     pub decision_lr_mult: f64,
     /// Train English rows without a connection.
     pub skip_english: bool,
-    /// Seeds `selection = "gumbel"` and `pool = "random"`.
+    /// Seeds what the connection draws: Gumbel noise, and the layers of `pool = "random"`.
     pub seed: u64,
 }
 
@@ -245,7 +245,7 @@ impl From<Place> for String {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Template {
-    /// By the model's architecture.
+    /// As the model folder says, else by the control tokens that its tokenizer has.
     Auto,
     Llama3,
     Qwen2,

@@ -16,7 +16,7 @@ use cctuning::transform_matrix::TransformMatrix;
 
 use crate::corpus::{Corpus, Item, LANGUAGES};
 use crate::data::Row;
-use crate::evaluate::{Score, answer, score};
+use crate::evaluate::{Score, answer, at_most, score};
 use crate::export::{self, Content};
 use crate::fit::{Fitted, fit};
 use crate::interrupt::Interrupt;
@@ -52,8 +52,11 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
         cutoff: recipe.data.cutoff,
         english_cutoff: recipe.data.english_cutoff,
     };
-    let render =
-        |items: &[Item]| renderer.samples(&items.iter().map(Row::from).collect::<Vec<_>>()).map(|(samples, _)| samples);
+    let render = |items: &[Item]| -> Result<Vec<Sample>> {
+        let (samples, rendered) = renderer.samples(&items.iter().map(Row::from).collect::<Vec<_>>())?;
+        rendered.report();
+        Ok(samples)
+    };
     let samples = render(&corpus.train)?;
     println!("training on {}", describe(&samples));
 
@@ -71,8 +74,11 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
     let pairs: Vec<(&Prompt, &Prompt)> = pairs.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
     let fitted = fit(&cc, &pairs, &recipe.transform, recipe.optim.micro_tokens)?;
     println!("\n{}", fitted.summary());
+    if interrupt.requested() {
+        return Ok(false);
+    }
 
-    let test = render(&corpus.test)?;
+    let test = at_most(recipe.eval.limit, render(&corpus.test)?);
     let table = evaluate(recipe, &base, &sft, &cc, &fitted, &test)?;
     println!("{table}");
     write_file_atomically(&out.join("table.txt"), table.as_bytes())?;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use cctuning::bundle::hex;
 use sha2::{Digest, Sha256};
 
 const MANIFEST: &str = "MANIFEST.sha256";
@@ -208,7 +209,7 @@ fn sha256(path: &Path) -> Result<String> {
     File::open(path)
         .and_then(|mut file| io::copy(&mut file, &mut hasher))
         .with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hasher.finalize()))
 }
 
 fn sync(path: &Path) -> Result<()> {

@@ -47,6 +47,19 @@ pub struct Rendered {
     pub left_out: Vec<String>,
 }
 
+impl Rendered {
+    /// Tells a person, if there is anything to tell.
+    pub fn report(&self) {
+        let Self { truncated, truncated_english, left_out } = self;
+        if truncated + truncated_english > 0 {
+            println!("cut to fit: {truncated} prompts and {truncated_english} English twins");
+        }
+        if let Some(first) = left_out.first() {
+            println!("left out: {} rows that cannot fit into the cutoffs, {first:?} the first of them", left_out.len());
+        }
+    }
+}
+
 impl Renderer<'_> {
     /// A prompt, cut to `limit` tokens if need be; whether it was cut.
     fn prompt(&self, text: &str, limit: usize) -> cctuning::Result<(Prompt, bool)> {

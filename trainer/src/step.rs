@@ -61,7 +61,7 @@ pub fn step(model: &CcModel, batch: &[&Sample], method: Method, micro_tokens: us
         Method::Cc(cc) => cc.seed,
     };
     let noise = gumbel_noise(batch.len(), model.model.n_layers(), &mut noise_rng(seed, step), &model.device());
-    step_with_noise(model, batch, method, micro_tokens, step, noise)
+    step_with_noise(model, batch, method, micro_tokens, noise)
 }
 
 /// [`step`] over given Gumbel noise `[batch, n_layers]`, which [`Method::Sft`] does not look at.
@@ -70,14 +70,13 @@ pub fn step_with_noise(
     batch: &[&Sample],
     method: Method,
     micro_tokens: usize,
-    step: usize,
     noise: Tensor<2>,
 ) -> StepResult {
     let answer_tokens: usize = batch.iter().map(|sample| sample.answer.len()).sum();
     let model = &model.valid();
     let english = match method {
         Method::Sft => None,
-        Method::Cc(cc) => Some(English::read(model, batch, cc, micro_tokens, step, noise)),
+        Method::Cc(cc) => Some(English::read(model, batch, cc, micro_tokens, noise)),
     };
     let lengths: Vec<usize> = batch.iter().map(|sample| sample.len()).collect();
     let mut result = StepResult {
@@ -103,21 +102,29 @@ pub fn step_with_noise(
         let gradients = Gradients::of(model, loss.backward());
         (f64::from(loss.into_scalar::<f32>()), gradients, connected)
     };
-    for (loss, gradients, connected) in in_parallel(&model.device(), &micro_batches(&lengths, micro_tokens), micro) {
-        result.loss += loss;
-        result.gradients.add(gradients);
-        if let (Some(stats), Some(connected)) = (&mut result.connection, connected) {
-            connected.add_to(stats, batch.len());
+    let device = model.device();
+    // Only so many gradients wait at once to be added as are computed at once.
+    for some in micro_batches(&lengths, micro_tokens).chunks(threads(&device)) {
+        for (loss, gradients, connected) in in_parallel(&device, some, &micro) {
+            result.loss += loss;
+            result.gradients.add(gradients);
+            if let (Some(stats), Some(connected)) = (&mut result.connection, connected) {
+                connected.add_to(stats, batch.len());
+            }
         }
     }
     result
 }
 
-/// Maps micro-batches in order. On the CPU each core takes its own, because most of Burn's operations use one core
-/// there. Neither the cut nor the order of the sum depends on the number of cores.
-fn in_parallel<T: Sync, R: Send>(device: &Device, items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
+/// Micro-batches computed at once: on the CPU one per core, because most of Burn's operations use one core there.
+fn threads(device: &Device) -> usize {
     let on_cpu = device.clone().inner() == Device::flex();
-    let threads = if on_cpu { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 };
+    if on_cpu { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 }
+}
+
+/// Maps micro-batches in order. Neither the cut nor the order of the sum depends on the number of cores.
+fn in_parallel<T: Sync, R: Send>(device: &Device, items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = threads(device);
     let (f, next) = (&f, &AtomicUsize::new(0));
     let take = move || {
         let mut done = Vec::new();
@@ -197,19 +204,11 @@ struct English<'a> {
     distinct: usize,
     /// `[batch, n_layers]`.
     noise: Tensor<2>,
-    step: usize,
 }
 
 impl<'a> English<'a> {
     /// Weights are constant within an optimizer step, so equal prompts are read once.
-    fn read(
-        model: &CcModel,
-        batch: &[&Sample],
-        cc: &'a Cc,
-        micro_tokens: usize,
-        step: usize,
-        noise: Tensor<2>,
-    ) -> Self {
+    fn read(model: &CcModel, batch: &[&Sample], cc: &'a Cc, micro_tokens: usize, noise: Tensor<2>) -> Self {
         let mut distinct: Vec<&Sample> = Vec::new();
         let mut known: HashMap<&[u32], usize> = HashMap::new();
         let mut prompt_of = Vec::with_capacity(batch.len());
@@ -234,7 +233,7 @@ impl<'a> English<'a> {
             }
             Tensor::cat(read, 0).select(0, index(place, &model.device()))
         });
-        Self { cc, activations, prompt_of, distinct: distinct.len(), noise: noise.inner(), step }
+        Self { cc, activations, prompt_of, distinct: distinct.len(), noise: noise.inner() }
     }
 
     fn connect(&self, model: &CcModel, samples: &[&Sample], rows: &[usize], tokens: &TokenBatch) -> Connected {
@@ -247,8 +246,7 @@ impl<'a> English<'a> {
         };
         let noise = Tensor::from_inner(self.noise.clone().select(0, index(rows.iter().copied(), &self.noise.device())));
         let selection = Selection::Gumbel { noise, tau: self.cc.tau };
-        let seed = self.cc.seed.wrapping_add(self.step as u64);
-        connect(model, samples, tokens, &activations, self.cc, &selection, seed)
+        connect(model, samples, tokens, &activations, self.cc, &selection)
     }
 }
 
@@ -267,13 +265,12 @@ pub fn connect(
     activations: &FfnActivations,
     cc: &Cc,
     selection: &Selection,
-    seed: u64,
 ) -> Connected {
     let anchor = Anchor::new(samples.iter().map(|sample| sample.prompt.anchor).collect());
     let content: Vec<_> = samples.iter().map(|sample| sample.prompt.content.clone()).collect();
     let e = model.input_embedding(cc.e, tokens, &anchor, &content);
     let logits = model.model.decision_maker().logits(activations, e);
-    let decision = model.decide(cc.pool, selection, logits, seed);
+    let decision = model.decide(cc.pool, selection, logits, cc.seed);
     let mut vector = activations.mix(decision.weights.clone()) * cc.alpha;
     if cc.skip_english {
         let keep: Vec<f32> = samples.iter().map(|sample| f32::from(sample.lang != "en")).collect();

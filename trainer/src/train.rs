@@ -6,11 +6,13 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use cctuning::checkpoint::Storage;
+use cctuning::bundle::hex;
+use cctuning::checkpoint::{self, Storage};
 use cctuning::config::ModelConfig;
 use cctuning::decision_maker::Pool;
 use cctuning::model::CcModel;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::batches::Order;
 use crate::interrupt::Interrupt;
@@ -32,7 +34,7 @@ const STATE_FILE: &str = "state.json";
 #[derive(Serialize, Deserialize)]
 struct State {
     step: usize,
-    /// Method and recipe, to refuse resuming another run.
+    /// Method, data and recipe, to refuse resuming another run.
     recipe: String,
 }
 
@@ -71,7 +73,7 @@ pub fn train(
         bail!("there is nothing to train on: the data holds no rows");
     }
     fits(&folder.config, folder.model.model.context(), samples, method)?;
-    let fingerprint = fingerprint(recipe, method)?;
+    let fingerprint = fingerprint(recipe, method, folder, samples)?;
     let checkpoints = out.join("checkpoints");
     run_folder::sweep(out)?;
     run_folder::sweep(&checkpoints)?;
@@ -89,7 +91,7 @@ pub fn train(
             .with_context(|| checkpoint.join(STATE_FILE).display().to_string())?;
         if state.recipe != fingerprint {
             bail!(
-                "{} was made with another recipe or method; resume with those it was started with ({}), or give another run.out",
+                "{} was made with another recipe or method, from other weights or on other data; resume with those it was started with ({}), or give another run.out",
                 checkpoint.display(),
                 out.join("recipe.toml").display()
             );
@@ -104,7 +106,8 @@ pub fn train(
     let mut log = Log::open(&out.join("log.jsonl"), done)?;
     let mut progress = Progress::new(label, total, done);
     if done > 0 {
-        progress.say(&format!("resuming {label} after step {done} of {total}"));
+        let rest = if done < total { "" } else { ": nothing is left to train" };
+        progress.say(&format!("resuming {} after step {done} of {total}{rest}", label.trim()));
     }
 
     for at in done..total {
@@ -160,15 +163,19 @@ fn save(model: &CcModel, folder: &ModelFolder, optimizer: &AdamW, state: &State,
     Ok(())
 }
 
-/// Everything that decides the losses: the method, and all of the recipe but where and how often it writes.
-fn fingerprint(recipe: &Recipe, method: Method) -> Result<String> {
+/// Everything that decides the losses: the method, all of the recipe but where and how often it writes, the weights it
+/// starts from, and the data.
+fn fingerprint(recipe: &Recipe, method: Method, folder: &ModelFolder, samples: &[Sample]) -> Result<String> {
     let method = match method {
         Method::Sft => "sft",
         Method::Cc(_) => "cc",
     };
     let recipe =
         Recipe { run: Default::default(), eval: Default::default(), transform: Default::default(), ..recipe.clone() };
-    Ok(format!("method = {method:?}\n{}", recipe.to_toml()?))
+    let mut start = Sha256::new();
+    start.update(checkpoint::save(&folder.model, Storage::F32)?);
+    samples.iter().for_each(|sample| start.update(format!("{sample:?}")));
+    Ok(format!("method = {method:?}\nstart = {}\n{}", hex(&start.finalize()), recipe.to_toml()?))
 }
 
 /// What the recipe alone cannot know: whether rows and layer exist in this model.

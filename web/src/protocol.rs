@@ -128,8 +128,6 @@ pub struct SelfTestReport {
 /// What the page needs to know of the bundle.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// The bundle's name for people.
-    pub title: String,
     pub n_layers: usize,
     pub languages: Vec<LanguageName>,
     pub examples: Vec<ExamplePrompt>,

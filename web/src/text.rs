@@ -1,4 +1,4 @@
-//! What can be told of a text without a model: its language, for the browser's fonts and voices, and whether it holds an
+//! What can be told of a text without a model: its language, for the browser's fonts and voices, and whether it is an
 //! answer.
 
 use crate::protocol::ExamplePrompt;
@@ -26,12 +26,15 @@ fn of_script(character: char) -> Option<&'static str> {
     })
 }
 
-/// Whether the answer holds the gold one, as the paper's benchmarks count it; case and outer marks do not matter.
-pub fn holds(answer: &str, gold: &str) -> bool {
+/// Whether the answer is the gold one; case and outer marks do not matter.
+pub fn is_answer(answer: &str, gold: &str) -> bool {
     let bare = |text: &str| {
-        text.trim().trim_matches(|mark: char| mark.is_ascii_punctuation() || "。।؟！".contains(mark)).to_lowercase()
+        text.trim()
+            .trim_matches(|mark: char| mark.is_ascii_punctuation() || "。।؟！¡¿".contains(mark))
+            .trim()
+            .to_lowercase()
     };
-    bare(answer).contains(&bare(gold))
+    bare(answer) == bare(gold)
 }
 
 #[cfg(test)]
@@ -53,9 +56,12 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_holds_the_gold_one_whatever_marks_surround_it() {
-        assert!(holds("العاصمة هي باريس.", "باريس"));
-        assert!(holds("北京。", "北京"));
-        assert!(!holds("Nairobi", "Dodoma"));
+    fn an_answer_is_right_whatever_marks_surround_it_and_wrong_if_it_only_holds_the_right_one() {
+        assert!(is_answer(" برلين.", "برلين"));
+        assert!(is_answer("北京。", "北京"));
+        assert!(is_answer("Four", "four"));
+        assert!(!is_answer("十四", "四"));
+        assert!(!is_answer("on dört", "dört"));
+        assert!(!is_answer("sixteen", "six"));
     }
 }

@@ -72,18 +72,15 @@ fn cargo_install(package: &str, program: &str, version: &str, flags: &[&str]) ->
 }
 
 fn missing_packages() -> Vec<&'static str> {
-    let is_missing = |package: &str| match find_program(&["dpkg-query"]) {
-        Some(query) => {
+    let is_missing = |package: &str| match package {
+        "chromium" => crate::suite::chromium().is_none(),
+        "chromium-driver" => find_program(&["chromedriver"]).is_none(),
+        "firefox-esr" => crate::suite::firefox().is_none(),
+        // No programs: Debian tells; elsewhere a real graphics driver and the system's own fonts do.
+        _ => find_program(&["dpkg-query"]).is_some_and(|query| {
             let status = output_of(command(query).args(["-W", "-f", "${db:Status-Status}", package]));
             status.as_deref() != Some("installed")
-        }
-        None => match package {
-            "chromium" => crate::suite::chromium().is_none(),
-            "chromium-driver" => find_program(&["chromedriver"]).is_none(),
-            "firefox-esr" => crate::suite::firefox().is_none(),
-            // Elsewhere a real graphics driver and the system's own fonts do.
-            _ => false,
-        },
+        }),
     };
     DEBIAN_PACKAGES.into_iter().filter(|package| is_missing(package)).collect()
 }
@@ -93,7 +90,7 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     let is_root = output_of(command("id").arg("-u")).as_deref() == Some("0");
     if !is_root || find_program(&["apt-get"]).is_none() {
         bail!(
-            "the browser tests need programs that are not installed; on Debian or Ubuntu run \
+            "the browser tests need programs that are not installed; on Debian run \
              `sudo apt-get install {list}`, elsewhere install what these packages hold, then call `cargo xtask test` again"
         );
     }

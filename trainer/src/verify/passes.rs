@@ -98,7 +98,7 @@ pub fn connected(fixture: &Fixture, report: &mut Report) -> Result<()> {
 pub fn decide(fixture: &Fixture, model: &CcModel, cc: &Cc, selection: &Selection) -> Connected {
     let samples = fixture.batch();
     let english = english_activations(model, &samples);
-    connect(model, &samples, &main_tokens(model, &samples), &english, cc, selection, 0)
+    connect(model, &samples, &main_tokens(model, &samples), &english, cc, selection)
 }
 
 /// Mean loss per answer token and the sum of every row.

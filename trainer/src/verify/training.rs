@@ -51,7 +51,7 @@ pub fn connected(fixture: &Fixture, report: &mut Report) -> Result<()> {
 }
 
 fn one_step(fixture: &Fixture, model: &CcModel, method: Method, noise: Tensor<2>) -> StepResult {
-    step_with_noise(model, &fixture.batch(), method, MICRO_TOKENS, 0, noise)
+    step_with_noise(model, &fixture.batch(), method, MICRO_TOKENS, noise)
 }
 
 /// Five optimizer steps over the same batch, each with its own noise.

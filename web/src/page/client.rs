@@ -16,7 +16,7 @@ use web_sys::{ErrorEvent, MessageEvent};
 
 /// Trunk's start-up module for the worker, beside the page.
 const WORKER: &str = "worker_loader.js";
-/// Characters between two announcements of a growing answer to a screen reader.
+/// Bytes between two announcements of a growing answer to a screen reader.
 const ANNOUNCE_EVERY: usize = 60;
 
 #[wasm_bindgen]
@@ -89,7 +89,6 @@ impl PaneState {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Question {
     pub id: u32,
-    pub prompt: String,
     pub connection: Connection,
     /// ISO 639-1, where it can be told.
     pub lang: Option<String>,
@@ -157,6 +156,10 @@ impl Client {
         self.device.set(None);
         self.self_test.set(None);
         self.failure.set(None);
+        self.vanilla.clear();
+        self.cc.clear();
+        self.connected.set(None);
+        self.question.set(None);
         let wish = Rc::new(RefCell::new(Some(device)));
         let on_message = Closure::new(move |message: MessageEvent| {
             let Some(text) = message.data().as_string() else { return };
@@ -173,11 +176,14 @@ impl Client {
         });
         let on_error = Closure::new(move |error: ErrorEvent| {
             error.prevent_default();
-            // The panic hook has already said it better.
-            if self.phase.get_untracked() != Phase::Dead {
-                self.fail(no_worker(
-                    js_sys::Reflect::get(&error, &"message".into()).ok().and_then(|text| text.as_string()),
-                ));
+            let message = js_sys::Reflect::get(&error, &"message".into()).ok().and_then(|text| text.as_string());
+            let on_webgpu = self.device.with_untracked(|device| device.as_ref().is_none_or(|device| device.webgpu));
+            match self.phase.get_untracked() {
+                // The panic hook has already said it better.
+                Phase::Dead => {}
+                Phase::Starting => self.fail(no_worker(message)),
+                Phase::Loading | Phase::Testing if on_webgpu => self.go_on_on_the_cpu(message.unwrap_or_default()),
+                _ => self.fail(crashed(message.unwrap_or_default())),
             }
         });
         let options = js_sys::Object::new();
@@ -205,8 +211,7 @@ impl Client {
         let examples = self.examples_untracked();
         let example = examples.iter().find(|example| example.prompt.trim() == prompt.trim()).cloned();
         let english = example.as_ref().map(|example| example.english.clone());
-        let question =
-            Question { id, lang: language_of(&prompt, &examples), example, prompt: prompt.clone(), connection };
+        let question = Question { id, lang: language_of(&prompt, &examples), example, connection };
         self.vanilla.clear();
         self.cc.clear();
         self.connected.set(None);
@@ -245,6 +250,9 @@ impl Client {
     }
 
     fn hear(self, event: Event) {
+        if self.phase.get_untracked() == Phase::Dead {
+            return;
+        }
         match event {
             Event::Booted => {}
             Event::Files(sizes) => {
@@ -282,15 +290,18 @@ impl Client {
             // Late words of an answer that another question has ended.
             Event::Connected { .. } | Event::Text { .. } | Event::Finished { .. } | Event::Done { .. } => {}
             Event::Failure(failure) if failure.aftermath == Aftermath::DeadOnWebGpu => {
-                let reason = format!(
-                    "WebGPU crashed in its self-test ({}). Update the browser or the graphics driver.",
-                    failure.detail
-                );
-                // Not from inside the dying worker's own listener, which this would drop.
-                set_timeout(move || self.start_worker(DeviceWish::Cpu(reason)), Duration::ZERO);
+                self.go_on_on_the_cpu(failure.detail)
             }
             Event::Failure(failure) => self.fail(failure),
         }
+    }
+
+    /// After a death on a WebGPU device that had not been proved.
+    fn go_on_on_the_cpu(self, detail: String) {
+        self.phase.set(Phase::Dead);
+        let reason = format!("WebGPU crashed in its self-test ({detail}). Update the browser or the graphics driver.");
+        // Not from inside the dying worker's own listener, which this would drop.
+        set_timeout(move || self.start_worker(DeviceWish::Cpu(reason)), Duration::ZERO);
     }
 
     fn fail(self, failure: Failure) {
@@ -313,6 +324,15 @@ impl Client {
 
 /// The switch as the page opens.
 pub const DEFAULT_CONNECTION: Connection = Connection { source: ConnectionSource::Transform, layer: None };
+
+fn crashed(detail: String) -> Failure {
+    Failure {
+        title: "The program that runs the models has crashed".into(),
+        advice: "Reload the models. If it happens again, close other tabs to free memory.".into(),
+        detail,
+        aftermath: Aftermath::Dead,
+    }
+}
 
 fn no_worker(detail: Option<String>) -> Failure {
     Failure {

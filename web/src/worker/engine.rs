@@ -3,15 +3,18 @@
 //! Must not know: where files come from, what the page looks like.
 
 use crate::gpu;
-use crate::scope::{elapsed_s, give_way, post, set_unproved_webgpu};
-use crate::weights::Fetched;
+use crate::scope::{WebGpu, elapsed_s, give_way, post, set_webgpu};
+use crate::weights::Files;
 use burn::tensor::Device;
 use cctuning::bundle::{Bundle, Manifest};
 use cctuning::chat::Prompt;
+use cctuning::config::ModelConfig;
 use cctuning::decision_maker::Pool;
-use cctuning::generate::{Decoding, GenerateOptions, Source};
+use cctuning::generate::{ConnectionOptions, Decoding, GenerateOptions, Source};
 use cctuning::model::CcModel;
+use cctuning::sampling::Sampling;
 use cctuning::tokenizer::TextStream;
+use cctuning::transform_matrix::TransformMatrix;
 use cctuning::{Error, Result};
 use std::cell::Cell;
 use web::protocol::{
@@ -19,7 +22,9 @@ use web::protocol::{
     LanguageName, Pane, PaneReport, SelfTestReport, Welcome,
 };
 
-/// Golden prompts that the self-test computes again: both panes, so every kernel runs, and is compiled, before the first question.
+/// A prompt of ordinary length.
+const WARM_UP_TOKENS: usize = 8;
+/// Golden prompts that the self-test computes again, in both panes.
 const SELF_TEST_PROMPTS: usize = 2;
 
 /// Both models, proved on the device they are on.
@@ -35,17 +40,43 @@ pub struct Candidate {
     report: DeviceReport,
 }
 
-/// The best device there is. Runs beside the download.
-pub async fn choose_device(wish: DeviceWish) -> Candidate {
-    match wish {
-        DeviceWish::Cpu(reason) => cpu(reason),
-        DeviceWish::Best => match gpu::open().await {
-            Ok(gpu) => {
-                Candidate { device: gpu.device, report: DeviceReport { webgpu: true, name: gpu.name, note: None } }
-            }
-            Err(reason) => cpu(reason),
-        },
+/// The best device there is, its kernels compiled for models of this shape. Runs beside the download.
+pub async fn choose_device(wish: DeviceWish, config: &ModelConfig) -> Candidate {
+    let gpu = match wish {
+        DeviceWish::Cpu(reason) => return cpu(reason),
+        DeviceWish::Best => gpu::open().await,
+    };
+    let gpu = match gpu {
+        Ok(gpu) => gpu,
+        Err(reason) => return cpu(reason),
+    };
+    set_webgpu(WebGpu::Unproved);
+    match warm_up(&gpu.device, config).await {
+        Ok(()) => {
+            let report = DeviceReport { webgpu: true, name: gpu.name, note: None };
+            Candidate { device: gpu.device, report }
+        }
+        Err(error) => {
+            set_webgpu(WebGpu::Unused);
+            cpu(format!("WebGPU failed its first computation ({error}). Update the browser or the graphics driver."))
+        }
     }
+}
+
+/// Answers a prompt with fresh weights, for the kernels that this compiles.
+async fn warm_up(device: &Device, config: &ModelConfig) -> Result<()> {
+    let model = CcModel::new(config, device);
+    let transform = TransformMatrix::identity(config.d_model, device).fold(model.model.decision_maker());
+    let prompt = Prompt { ids: vec![0; WARM_UP_TOKENS], anchor: WARM_UP_TOKENS - 1, content: 0..WARM_UP_TOKENS };
+    let options = GenerateOptions {
+        max_new_tokens: 2,
+        sampling: Sampling::Greedy,
+        source: Source::Transform,
+        connection: ConnectionOptions::default(),
+        stop_ids: Vec::new(),
+    };
+    Decoding::start(&model, config, Some(&transform), &[&prompt], &[], options)?.finish().await?;
+    Ok(())
 }
 
 fn cpu(reason: String) -> Candidate {
@@ -58,28 +89,30 @@ impl Engine {
     ///
     /// # Errors
     /// The bundle cannot be read, or even the CPU does not reproduce its golden answers.
-    pub async fn start(fetched: &Fetched, candidate: Candidate) -> std::result::Result<Engine, String> {
+    pub async fn start(
+        manifest: &Manifest,
+        files: &Files,
+        candidate: Candidate,
+    ) -> std::result::Result<Engine, String> {
         let webgpu = candidate.report.webgpu;
-        set_unproved_webgpu(webgpu);
-        let attempt = Engine::prove(fetched, candidate).await;
-        set_unproved_webgpu(false);
+        let attempt = Engine::prove(manifest, files, candidate).await;
+        set_webgpu(if webgpu && attempt.is_ok() { WebGpu::InUse } else { WebGpu::Unused });
         match attempt {
             Err(Unproved::Device(reason)) if webgpu => {
                 let reason =
                     format!("WebGPU did not pass the self-test ({reason}). Update the browser or the graphics driver.");
-                Engine::prove(fetched, cpu(reason)).await.map_err(Unproved::into_text)
+                Engine::prove(manifest, files, cpu(reason)).await.map_err(Unproved::into_text)
             }
             other => other.map_err(Unproved::into_text),
         }
     }
 
-    async fn prove(fetched: &Fetched, candidate: Candidate) -> std::result::Result<Engine, Unproved> {
+    async fn prove(manifest: &Manifest, files: &Files, candidate: Candidate) -> std::result::Result<Engine, Unproved> {
         let Candidate { device, report } = candidate;
         let webgpu = report.webgpu;
         post(&Event::Device(report));
-        let bundle = Manifest::parse(&fetched.manifest)
-            .and_then(|manifest| Bundle::load(manifest, &fetched.files, &device))
-            .map_err(|error| Unproved::Bundle(error.to_string()))?;
+        let bundle =
+            Bundle::load(manifest.clone(), files, &device).map_err(|error| Unproved::Bundle(error.to_string()))?;
         give_way().await;
         let started_s = elapsed_s();
         let test = bundle.self_test(SELF_TEST_PROMPTS).await.map_err(|error| Unproved::Device(error.to_string()))?;
@@ -115,12 +148,7 @@ impl Engine {
             english: example.english.clone(),
             gold: example.gold.clone(),
         });
-        Welcome {
-            title: manifest.title.clone(),
-            n_layers: config.n_layers,
-            languages: languages.collect(),
-            examples: examples.collect(),
-        }
+        Welcome { n_layers: config.n_layers, languages: languages.collect(), examples: examples.collect() }
     }
 
     /// Ends the answer that runs, at its next token.
@@ -153,6 +181,11 @@ impl Engine {
             self.begin(id, Pane::Vanilla, &bundle.vanilla, &prompt, &[], bundle.options(Source::None)?)?;
         vanilla.step().await?;
         give_way().await;
+        if self.current.get() != id {
+            vanilla.close(AnswerEnd::Stopped);
+            post(&Event::Done { id });
+            return Ok(());
+        }
         let mut cc = self.begin(id, Pane::CcTuned, &bundle.cc, &prompt, &english, connected)?;
         cc.step().await?;
         if let Some(made) = cc.decoding.connections().await?.and_then(|rows| rows.into_iter().next()) {

@@ -7,7 +7,6 @@ use burn::tensor::Device;
 use js_sys::{Function, Promise, Reflect};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
-use web::protocol::{Aftermath, Event, Failure};
 
 /// Tasks that Burn gathers before it submits them. Few enough that the first results do not wait long.
 const TASKS_MAX: usize = 32;
@@ -28,15 +27,7 @@ pub async fn open() -> Result<Gpu, String> {
         format!("the graphics device could not be opened ({error}). Close other tabs that use it, or update the graphics driver.")
     })?;
     // Burn notices a lost device only at its next read; a visitor should hear of it at once.
-    setup.device.set_device_lost_callback(|_, message| {
-        scope::post(&Event::Failure(Failure {
-            title: "The graphics device was lost".into(),
-            advice: "Reload to open it again. If it happens again, close other tabs, or run the models on the CPU."
-                .into(),
-            detail: message,
-            aftermath: Aftermath::Dead,
-        }));
-    });
+    setup.device.set_device_lost_callback(|_, message| scope::device_lost(message));
     Ok(Gpu { device, name })
 }
 

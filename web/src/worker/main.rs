@@ -5,6 +5,7 @@ mod gpu;
 mod scope;
 mod weights;
 
+use cctuning::config::ModelConfig;
 use engine::{Engine, choose_device, survives};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
@@ -37,7 +38,7 @@ fn main() {
     });
     add_event_listener("message", listener.as_ref().unchecked_ref());
     listener.forget();
-    // What traps without a panic, as running out of memory does, ends here.
+    // What is rejected without a panic ends here; a trap reaches the page as the worker's error.
     let lost = Closure::<dyn FnMut(JsValue)>::new(|event: JsValue| {
         let reason = js_sys::Reflect::get(&event, &"reason".into()).unwrap_or_default();
         scope::post(&Event::Failure(scope::after_death(format!("{reason:?}"))));
@@ -72,20 +73,7 @@ impl Worker {
     }
 
     async fn load(self: Rc<Self>, bundle: String, device: DeviceWish) {
-        // The device opens while the files travel.
-        let candidate = Rc::new(RefCell::new(None));
-        let opened = candidate.clone();
-        let opening = future_to_promise(async move {
-            *opened.borrow_mut() = Some(choose_device(device).await);
-            Ok(JsValue::UNDEFINED)
-        });
-        let fetched = match weights::fetch(&bundle).await {
-            Ok(fetched) => fetched,
-            Err(reason) => return scope::post(&Event::Failure(load_failure(reason))),
-        };
-        JsFuture::from(opening).await.ok();
-        let Some(candidate) = candidate.take() else { return };
-        match Engine::start(&fetched, candidate).await {
+        match Self::start(&bundle, device).await {
             Ok(engine) => {
                 let welcome = engine.welcome();
                 self.engine.set(engine).ok();
@@ -93,6 +81,22 @@ impl Worker {
             }
             Err(reason) => scope::post(&Event::Failure(load_failure(reason))),
         }
+    }
+
+    async fn start(bundle: &str, device: DeviceWish) -> Result<Engine, String> {
+        let manifest = weights::manifest(bundle).await?;
+        let config = ModelConfig::from_json(manifest.config.to_string().as_bytes()).map_err(|e| e.to_string())?;
+        // The device gets ready while the files travel.
+        let candidate = Rc::new(RefCell::new(None));
+        let opened = candidate.clone();
+        let opening = future_to_promise(async move {
+            *opened.borrow_mut() = Some(choose_device(device, &config).await);
+            Ok(JsValue::UNDEFINED)
+        });
+        let files = weights::files(bundle, manifest.files.clone()).await?;
+        JsFuture::from(opening).await.ok();
+        let candidate = candidate.take().ok_or("the device was not opened")?;
+        Engine::start(&manifest, &files, candidate).await
     }
 }
 

@@ -36,7 +36,18 @@ extern "C" {
 
 thread_local! {
     static CHANNEL: MessageChannel = MessageChannel::new();
-    static UNPROVED_WEBGPU: Cell<bool> = const { Cell::new(false) };
+    static WEBGPU: Cell<WebGpu> = const { Cell::new(WebGpu::Unused) };
+}
+
+/// How much depends on the WebGPU device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum WebGpu {
+    /// Nothing: there is none, or the models run on the CPU.
+    Unused,
+    /// It has not passed the self-test yet.
+    Unproved,
+    /// The models answer on it.
+    InUse,
 }
 
 /// Tells the page.
@@ -69,9 +80,24 @@ pub async fn pause(delay_s: f64) {
     JsFuture::from(promise).await.ok();
 }
 
-/// Remembers, for the panic hook, whether work runs on a WebGPU device that has not passed its self-test yet.
-pub fn set_unproved_webgpu(unproved: bool) {
-    UNPROVED_WEBGPU.set(unproved);
+/// Remembers it for the time when something dies.
+pub fn set_webgpu(now: WebGpu) {
+    WEBGPU.set(now);
+}
+
+/// A lost graphics device is a misfortune only to those who depend on it.
+pub fn device_lost(detail: String) {
+    match WEBGPU.get() {
+        WebGpu::Unused => {}
+        WebGpu::Unproved => post(&Event::Failure(after_death(detail))),
+        WebGpu::InUse => post(&Event::Failure(Failure {
+            title: "The graphics device was lost".into(),
+            advice: "Reload to open it again. If it happens again, close other tabs, or run the models on the CPU."
+                .into(),
+            detail,
+            aftermath: Aftermath::Dead,
+        })),
+    }
 }
 
 /// A panic ends this worker (the build aborts on panic), so its last act is to tell the page.
@@ -84,7 +110,7 @@ pub fn report_panics() {
 
 /// What the page hears when nothing more can come from this worker.
 pub fn after_death(detail: String) -> Failure {
-    if UNPROVED_WEBGPU.get() {
+    if WEBGPU.get() == WebGpu::Unproved {
         return Failure {
             title: "The graphics device failed its first computation".into(),
             advice: "The models will run on the CPU instead.".into(),

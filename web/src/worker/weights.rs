@@ -27,24 +27,27 @@ extern "C" {
     fn global_fetch(url: &str, init: &RequestInit) -> Promise;
 }
 
-/// A bundle whose every byte has been checked.
-pub struct Fetched {
-    pub manifest: Vec<u8>,
-    pub files: BTreeMap<String, Vec<u8>>,
+/// A bundle's files by path, every byte checked.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// Fetches the manifest of the bundle at `base`, an address with a trailing slash.
+///
+/// # Errors
+/// It could not be reached, or is not a manifest.
+pub async fn manifest(base: &str) -> Result<Manifest, String> {
+    let bytes =
+        download(&format!("{base}manifest.json"), RequestCache::NoCache, |_| ()).await.map_err(|miss| miss.text)?;
+    Manifest::parse(&bytes).map_err(|error| error.to_string())
 }
 
-/// Fetches and checks the bundle at `base`, an address with a trailing slash.
+/// Fetches and checks the files that the manifest names.
 ///
 /// # Errors
 /// Names the file, and whether it could not be reached or is not what the manifest promises.
-pub async fn fetch(base: &str) -> Result<Fetched, String> {
-    let manifest =
-        download(&format!("{base}manifest.json"), RequestCache::NoCache, |_| ()).await.map_err(|miss| miss.text)?;
-    let entries = Manifest::parse(&manifest).map_err(|error| error.to_string())?.files;
+pub async fn files(base: &str, entries: Vec<FileEntry>) -> Result<Files, String> {
     post(&Event::Files(
         entries.iter().map(|entry| FileSize { path: entry.path.clone(), bytes: entry.bytes }).collect(),
     ));
-
     let queue = Rc::new(RefCell::new(entries));
     let files = Rc::new(RefCell::new(BTreeMap::new()));
     let lanes = Array::new();
@@ -61,7 +64,7 @@ pub async fn fetch(base: &str) -> Result<Fetched, String> {
     }
     let all = JsFuture::from(Promise::all(&lanes)).await;
     all.map_err(|error| error.as_string().unwrap_or_else(|| format!("{error:?}")))?;
-    Ok(Fetched { manifest, files: files.take() })
+    Ok(files.take())
 }
 
 /// One file, and once more past the browser's cache if its bytes are wrong: a cache may keep a broken copy.

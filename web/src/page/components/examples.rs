@@ -41,7 +41,7 @@ pub fn Examples(client: Client, #[prop(into)] on_choose: Callback<String>) -> im
                     dir="auto"
                     lang=example.lang
                     data-example=number
-                    disabled=move || client.phase.get() != Phase::Ready
+                    aria-disabled=move || (client.phase.get() != Phase::Ready).to_string()
                     on:click=move |_| on_choose.run(prompt.clone())
                 >
                     {example.prompt}

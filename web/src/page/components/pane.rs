@@ -4,7 +4,7 @@ use crate::client::{Client, Phase};
 use crate::components::switch::source_name;
 use leptos::prelude::*;
 use web::protocol::{AnswerEnd, ConnectionSource, Pane};
-use web::text::holds;
+use web::text::is_answer;
 
 #[component]
 pub fn PaneCard(client: Client, pane: Pane) -> impl IntoView {
@@ -26,7 +26,7 @@ pub fn PaneCard(client: Client, pane: Pane) -> impl IntoView {
     let gold = move || client.question.get().and_then(|question| question.example).map(|example| example.gold);
     let right = move || {
         let (gold, _) = gold().zip(state.report.get())?;
-        Some(state.text.with(|text| holds(text, &gold)))
+        Some(state.text.with(|text| is_answer(text, &gold)))
     };
     let subtitle = move || match (pane, client.question.get().map(|question| question.connection)) {
         (Pane::Vanilla, _) => "fine-tuned, no connection".into_any(),
@@ -42,8 +42,7 @@ pub fn PaneCard(client: Client, pane: Pane) -> impl IntoView {
         () if state.report.get().is_some() => "The model ended its answer at once.",
         () => "The answer appears here.",
     };
-    let mark =
-        move || right().map(|right| if right { "has the expected answer" } else { "misses the expected answer" });
+    let mark = move || right().map(|right| if right { "the expected answer" } else { "not the expected answer" });
     view! {
         <section
             id=format!("pane-{id}")

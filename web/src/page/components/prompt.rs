@@ -32,14 +32,17 @@ pub fn PromptCard(client: Client, connection: RwSignal<Connection>) -> impl Into
         }
     };
     let on_choose = move |prompt: String| {
-        text.set(prompt);
-        ask();
+        if client.phase.get_untracked() == Phase::Ready {
+            text.set(prompt);
+            ask();
+        }
     };
     let examples = move || client.welcome.get().map_or_else(Vec::new, |welcome| welcome.examples);
     let lang = move || language_of(&text.get(), &examples());
     let has_twin = Signal::derive(move || examples().iter().any(|example| example.prompt.trim() == text.get().trim()));
     let answering = move || client.phase.get() == Phase::Answering;
     let cannot_ask = move || client.phase.get() != Phase::Ready || text.with(|text| text.trim().is_empty());
+    // A button that went out of use under the finger that pressed it would lose the focus; so it only says that it is.
     view! {
         <form class="card prompt" on:submit=on_submit>
             <Examples client on_choose/>
@@ -60,10 +63,10 @@ pub fn PromptCard(client: Client, connection: RwSignal<Connection>) -> impl Into
                 <ConnectionSwitch client connection has_twin/>
                 <div class="buttons">
                     <span class="keys" aria-hidden="true"><kbd>"Ctrl"</kbd>" + "<kbd>"Enter"</kbd></span>
-                    <button type="button" id="stop" aria-keyshortcuts="Escape" disabled=move || !answering() on:click=move |_| client.stop()>
+                    <button type="button" id="stop" aria-keyshortcuts="Escape" aria-disabled=move || (!answering()).to_string() on:click=move |_| client.stop()>
                         "Stop"
                     </button>
-                    <button type="submit" id="ask" class="primary" aria-keyshortcuts="Control+Enter" disabled=cannot_ask>"Ask both"</button>
+                    <button type="submit" id="ask" class="primary" aria-keyshortcuts="Control+Enter" aria-disabled=move || cannot_ask().to_string()>"Ask both"</button>
                 </div>
             </div>
         </form>

@@ -2,19 +2,22 @@
 
 use crate::client::{Client, FileState, Phase};
 use leptos::prelude::*;
-use web::protocol::SelfTestReport;
+use web::protocol::{DeviceWish, SelfTestReport};
 
 /// Progress, until the first question can be asked.
 #[component]
 pub fn Loading(client: Client) -> impl IntoView {
     let waiting = Memo::new(move |_| client.phase.get() < Phase::Ready);
     let words = move || match client.phase.get() {
-        Phase::Starting => "Starting the program that runs the models …".to_owned(),
-        Phase::Loading => {
-            let (received, total) = client.files.with(|files| sums(files));
-            format!("Fetching the models: {} of {}", megabytes(received), megabytes(total))
-        }
-        _ => "Testing the models on this device against known answers …".to_owned(),
+        Phase::Starting => "Starting the program that runs the models …",
+        Phase::Loading => "Fetching the models",
+        _ => "Testing the models on this device against known answers …",
+    };
+    // Apart from the words, which a screen reader speaks whenever they change.
+    let amount = move || {
+        let (received, total) = client.files.with(|files| sums(files));
+        (client.phase.get() == Phase::Loading && total > 0)
+            .then(|| format!(": {} of {}", megabytes(received), megabytes(total)))
     };
     // A bar without a value shows that something goes on, but not how far.
     let value = move || {
@@ -24,7 +27,7 @@ pub fn Loading(client: Client) -> impl IntoView {
     let card = move || {
         view! {
             <section class="card loading" aria-label="Loading">
-                <p id="loading-words" role="status">{words}</p>
+                <p><span id="loading-words" role="status">{words}</span> <span aria-hidden="true">{amount}</span></p>
                 <progress aria-labelledby="loading-words" value=value></progress>
             </section>
         }
@@ -49,6 +52,15 @@ pub fn Status(client: Client) -> impl IntoView {
             .and_then(|report| report.note)
             .map(|note| view! { <p id="device-note" class="notice">"Running on the CPU: " {note}</p> })
     };
+    let other_device = move || {
+        let (words, wish) = match device() {
+            Some(report) if !report.webgpu => ("Try WebGPU", DeviceWish::Best),
+            _ => ("Use the CPU", DeviceWish::Cpu("you chose it.".into())),
+        };
+        view! {
+            <button type="button" id="other-device" class="quiet" on:click=move |_| client.start_worker(wish.clone())>{words}</button>
+        }
+    };
     let passed = move || client.self_test.get().map(|test| test.passed.to_string());
     view! {
         {note}
@@ -71,7 +83,7 @@ pub fn Status(client: Client) -> impl IntoView {
             </p>
             <p id="device" data-webgpu=move || device().map(|report| report.webgpu.to_string())>
                 <Mark good=Signal::derive(move || device().is_some())/>
-                "Runs on " {device_words}
+                "Runs on " {device_words} " " {other_device}
             </p>
         </section>
     }
