@@ -251,7 +251,9 @@ fn table(file: &str, key: &str) -> Option<HashMap<String, serde_json::Value>> {
 fn names_of_countries_languages_continents_and_cities_agree_with_the_shared_tables() {
     let world = World::load().unwrap();
     let Some(territories) = table("cldr_territories.jsonl.gz", "key") else { return };
-    let (Some(languages), Some(cities)) = (table("cldr_languages.jsonl.gz", "key"), table("cldr_cities.jsonl.gz", "key")) else {
+    let (Some(languages), Some(cities)) =
+        (table("cldr_languages.jsonl.gz", "key"), table("cldr_cities.jsonl.gz", "key"))
+    else {
         return;
     };
     let cities: HashMap<_, _> = cities.values().map(|row| (row["name"]["en"].as_str().unwrap(), row)).collect();
