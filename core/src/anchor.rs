@@ -36,7 +36,8 @@ impl Anchor {
         flat.select_assign(0, rows, vectors, IndexingUpdateOp::Add).reshape([batch, seq, d_model])
     }
 
-    fn rows(&self, stream: &Tensor<3>) -> Tensor<1, Int> {
+    /// The anchors' row numbers in a stream `[batch, seq, d_model]`, counted over `batch * seq`: `[batch]`.
+    pub fn rows(&self, stream: &Tensor<3>) -> Tensor<1, Int> {
         let [batch, seq, _] = stream.dims();
         assert_eq!(self.0.len(), batch, "one anchor per row");
         assert!(self.0.iter().all(|&r| r < seq), "anchors {:?} lie outside {seq} tokens", self.0);

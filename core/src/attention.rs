@@ -21,6 +21,26 @@ pub(crate) fn linear(d_input: usize, d_output: usize, bias: bool, device: &Devic
     linear
 }
 
+/// `x W + b`. The product is computed in the weight's precision, which training may lower; the result has `x`'s.
+///
+/// # Shapes
+/// - `x`: `[batch, seq, d_input]`
+/// - returns: `[batch, seq, d_output]`
+pub(crate) fn project(linear: &Linear, x: Tensor<3>) -> Tensor<3> {
+    let (weight, precision) = (linear.weight.val(), x.dtype());
+    if weight.dtype() == precision {
+        return linear.forward(x);
+    }
+    let [batch, seq, d_input] = x.dims();
+    let product = x.reshape([batch * seq, d_input]).cast(weight.dtype()).matmul(weight).cast(precision);
+    let product = match &linear.bias {
+        Some(bias) => product + bias.val().unsqueeze(),
+        None => product,
+    };
+    let d_output = product.dims()[1];
+    product.reshape([batch, seq, d_output])
+}
+
 /// Self-attention of one block. Field names are the checkpoint's.
 #[derive(Module, Debug)]
 pub struct Attention {
@@ -60,9 +80,9 @@ impl Attention {
         let [batch, seq, _] = x.dims();
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let heads = |x: Tensor<3>, n| x.reshape([batch, seq, n, self.head_dim]).swap_dims(1, 2);
-        let query = rope.apply(heads(self.q_proj.forward(x.clone()), self.n_heads), start);
-        let key = rope.apply(heads(self.k_proj.forward(x.clone()), self.n_kv_heads), start);
-        let value = heads(self.v_proj.forward(x), self.n_kv_heads);
+        let query = rope.apply(heads(project(&self.q_proj, x.clone()), self.n_heads), start);
+        let key = rope.apply(heads(project(&self.k_proj, x.clone()), self.n_kv_heads), start);
+        let value = heads(project(&self.v_proj, x), self.n_kv_heads);
         let (key, value) = match cache {
             Some(cache) => cache.write(layer, key, value),
             None => (key, value),
@@ -83,7 +103,7 @@ impl Attention {
         };
         let mixed = softmax(scores, 3).matmul(value);
         let mixed = mixed.reshape([batch, self.n_heads, seq, self.head_dim]).swap_dims(1, 2);
-        self.o_proj.forward(mixed.reshape([batch, seq, self.n_heads * self.head_dim]))
+        project(&self.o_proj, mixed.reshape([batch, seq, self.n_heads * self.head_dim]))
     }
 }
 

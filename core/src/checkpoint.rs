@@ -17,6 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const BLOCK: usize = 32;
 /// The Decision Maker's name on disk, as in the authors' checkpoints.
 pub const DECISION_MAKER: &str = "model.source_select.weight";
+/// The embedding's name on disk; a tied head is this tensor too.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The name on disk of an output head of its own.
+pub const OUTPUT_HEAD: &str = "lm_head.weight";
 const SCALE: &str = ".scale";
 
 /// How tensors are stored.

@@ -31,6 +31,16 @@ impl Block {
             post_attention_layernorm: norm.init(device),
         }
     }
+
+    /// What is added to the stream first: `[batch, seq, d_model]`, as `hidden`.
+    fn attended(&self, hidden: Tensor<3>, rope: &Rope, layer: usize, cache: Option<&mut KvCache>) -> Tensor<3> {
+        self.self_attn.forward(self.input_layernorm.forward(hidden), rope, layer, cache)
+    }
+
+    /// What is added to the stream second, the `f_l` of the method: `[batch, seq, d_model]`, as `hidden`.
+    fn fed(&self, hidden: Tensor<3>) -> Tensor<3> {
+        self.mlp.forward(self.post_attention_layernorm.forward(hidden))
+    }
 }
 
 /// The decoder without its output head. Field names are the checkpoint's (`model.*`); the Decision Maker lives here
@@ -121,15 +131,10 @@ impl Decoder {
         let mut hidden = hidden;
         for layer in layers {
             let block = &self.layers[layer];
-            let attended = block.self_attn.forward(
-                block.input_layernorm.forward(hidden.clone()),
-                &self.rope,
-                layer,
-                cache.as_deref_mut(),
-            );
+            let attended = block.attended(hidden.clone(), &self.rope, layer, cache.as_deref_mut());
             offer(Site::Attention, &attended);
             hidden = hidden + attended;
-            let fed = block.mlp.forward(block.post_attention_layernorm.forward(hidden.clone()));
+            let fed = block.fed(hidden.clone());
             offer(Site::FeedForward, &fed);
             hidden = hidden + fed;
             offer(Site::Block, &hidden);
@@ -141,5 +146,24 @@ impl Decoder {
             cache.advance(seq);
         }
         hidden
+    }
+
+    /// Runs the last block where only some rows of its output are wanted: every position is attended to, the
+    /// feed-forward network meets the wanted rows alone. Returns what the block added there, attention first.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[batch, seq, d_model]`, the input of the last block
+    /// - `rows`: `[n]`, counted over `batch * seq`
+    /// - returns: the stream, the attention's and the feed-forward network's output, each `[n, d_model]`
+    pub fn last_rows(&self, hidden: Tensor<3>, rows: Tensor<1, Int>) -> [Tensor<2>; 3] {
+        let [batch, seq, d_model] = hidden.dims();
+        let layer = self.layers.len() - 1;
+        let block = &self.layers[layer];
+        let attended = block.attended(hidden.clone(), &self.rope, layer, None);
+        let at_rows = |x: Tensor<3>| x.reshape([batch * seq, d_model]).select(0, rows.clone());
+        let (hidden, attended) = (at_rows(hidden), at_rows(attended));
+        let hidden = hidden + attended.clone();
+        let fed = block.fed(hidden.clone().unsqueeze()).squeeze_dim(0);
+        [hidden + fed.clone(), attended, fed]
     }
 }

@@ -1,6 +1,6 @@
 //! The SwiGLU feed-forward network: `down(silu(gate(x)) * up(x))`.
 
-use crate::attention::linear;
+use crate::attention::{linear, project};
 use crate::config::ModelConfig;
 use burn::module::Module;
 use burn::nn::Linear;
@@ -29,6 +29,7 @@ impl FeedForward {
     /// - `x`: `[batch, seq, d_model]`, normed
     /// - returns: `[batch, seq, d_model]`, before the residual: the `f_l` of the method
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.down_proj.forward(silu(self.gate_proj.forward(x.clone())) * self.up_proj.forward(x))
+        let gate = silu(project(&self.gate_proj, x.clone()));
+        project(&self.down_proj, gate * project(&self.up_proj, x))
     }
 }

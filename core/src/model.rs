@@ -77,11 +77,20 @@ impl CcModel {
     /// - `hidden`: `[rows, d_model]`, before the final norm
     /// - returns: `[rows, vocab_size]`
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let normed = self.model.normed(hidden);
+        self.model.normed(hidden).matmul(self.head())
+    }
+
+    /// The output head: `[d_model, vocab_size]`.
+    pub fn head(&self) -> Tensor<2> {
         match &self.lm_head {
-            Some(head) => head.forward(normed),
-            None => normed.matmul(self.model.embedding().transpose()),
+            Some(head) => head.weight.val(),
+            None => self.model.embedding().transpose(),
         }
+    }
+
+    /// Whether the output head is the embedding.
+    pub fn is_tied(&self) -> bool {
+        self.lm_head.is_none()
     }
 
     /// One whole pass without a cache.
@@ -97,8 +106,16 @@ impl CcModel {
     pub fn activations(&self, batch: &TokenBatch, anchor: &Anchor, site: Site) -> FfnActivations {
         let mut probe = Probe::new(site, anchor.clone());
         let taps = Taps { probe: Some(&mut probe), injection: None };
-        self.model.forward(self.model.embed(batch.ids.clone()), 0..self.model.n_layers(), None, taps);
-        probe.into_activations()
+        let hidden = self.model.forward(self.model.embed(batch.ids.clone()), 0..self.model.n_layers() - 1, None, taps);
+        let rows = anchor.rows(&hidden);
+        let [block, attention, feed_forward] = self.model.last_rows(hidden, rows);
+        let mut layers = probe.into_layers();
+        layers.push(match site {
+            Site::FeedForward => feed_forward,
+            Site::Attention => attention,
+            Site::Block => block,
+        });
+        FfnActivations(Tensor::stack(layers, 1))
     }
 
     /// The `e` of Eq. 3.

@@ -66,6 +66,11 @@ impl Probe {
     pub fn into_activations(self) -> FfnActivations {
         FfnActivations(Tensor::stack(self.read, 1))
     }
+
+    /// What was read, layer by layer: `[batch, d_model]` each.
+    pub fn into_layers(self) -> Vec<Tensor<2>> {
+        self.read
+    }
 }
 
 /// `hidden[anchor] += vector` after the first block (CC-Tuning Eq. 5; equal to adding to `f_1` because of the residual).
@@ -78,6 +83,11 @@ pub struct Injection {
 }
 
 impl Injection {
+    /// The same for a pass that keeps no graph.
+    pub fn without_graph(&self) -> Self {
+        Self { vector: self.vector.clone().inner(), ..self.clone() }
+    }
+
     pub(crate) fn apply(&self, stream: Tensor<3>) -> Tensor<3> {
         self.anchor.add(stream, self.vector.clone())
     }

@@ -1,0 +1,130 @@
+//! What the answers cost: the cross-entropy of their tokens (Eq. 1), forward for judging and back for training.
+//!
+//! Only the rows that predict an answer token meet the output head.
+
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use cctuning::anchor::index;
+use cctuning::checkpoint::{EMBEDDING, OUTPUT_HEAD};
+use cctuning::model::{CcModel, TokenBatch};
+use cctuning::tap::Injection;
+
+use crate::optim::Gradients;
+use crate::sample::Sample;
+
+/// Most logits that are held at once. Each chunk of rows costs one product with the whole head.
+const CHUNK: usize = 1 << 26;
+
+/// The token batch of the main pass: prompt and answer, the last token only being predicted.
+pub fn main_tokens(model: &CcModel, samples: &[&Sample]) -> TokenBatch {
+    let rows: Vec<Vec<u32>> = samples
+        .iter()
+        .map(|sample| sample.prompt.ids.iter().chain(&sample.answer[..sample.answer.len() - 1]).copied().collect())
+        .collect();
+    TokenBatch::new(&rows, &model.device())
+}
+
+/// Sum of the cross-entropy over all answer tokens (Eq. 1).
+pub fn answer_loss(
+    model: &CcModel,
+    samples: &[&Sample],
+    tokens: &TokenBatch,
+    injection: Option<&Injection>,
+) -> Tensor<1> {
+    answer_log_probabilities(model, samples, tokens, injection).sum().neg()
+}
+
+/// Log-probability of every answer token, all rows in order: `[answer tokens]`.
+pub fn answer_log_probabilities(
+    model: &CcModel,
+    samples: &[&Sample],
+    tokens: &TokenBatch,
+    injection: Option<&Injection>,
+) -> Tensor<1> {
+    let logits = answer_logits(model, samples, tokens, injection);
+    let targets = targets(samples).map(|id| id as usize);
+    let targets: Tensor<2, Int> = index(targets, &logits.device()).unsqueeze_dim(1);
+    log_softmax(logits, 1).gather(1, targets).squeeze_dim(1)
+}
+
+/// Logits at the positions that predict answer tokens, all rows in order: `[answer tokens, vocab_size]`.
+pub fn answer_logits(
+    model: &CcModel,
+    samples: &[&Sample],
+    tokens: &TokenBatch,
+    injection: Option<&Injection>,
+) -> Tensor<2> {
+    model.logits(answer_rows(model.forward(tokens, injection), samples))
+}
+
+/// The rows of the stream that predict answer tokens.
+///
+/// # Shapes
+/// - `hidden`: `[batch, seq, d_model]`
+/// - returns: `[answer tokens, d_model]`
+pub fn answer_rows(hidden: Tensor<3>, samples: &[&Sample]) -> Tensor<2> {
+    let [batch, seq, d_model] = hidden.dims();
+    let rows = samples.iter().enumerate().flat_map(|(row, sample)| {
+        let first = row * seq + sample.prompt.ids.len() - 1;
+        first..first + sample.answer.len()
+    });
+    let rows = index(rows, &hidden.device());
+    hidden.reshape([batch * seq, d_model]).select(0, rows)
+}
+
+/// Ids of all answer tokens, rows in order.
+pub fn targets<'a>(samples: &'a [&Sample]) -> impl Iterator<Item = u32> + 'a {
+    samples.iter().flat_map(|sample| sample.answer.iter().copied())
+}
+
+/// Summed cross-entropy over `scale`, and its gradient with respect to the rows.
+///
+/// The gradient of softmax with cross-entropy is `softmax - one_hot`, so no graph is built over the logits, which are
+/// the largest tensor of a pass; rows are taken in chunks. Gradients of norm and head are added to `gradients`.
+///
+/// # Shapes
+/// - `rows`: `[answer tokens, d_model]`, before the final norm, without a graph
+/// - returns: the loss, and `[answer tokens, d_model]`
+pub fn backward(
+    model: &CcModel,
+    rows: Tensor<2>,
+    targets: &[u32],
+    scale: f64,
+    gradients: &mut Gradients,
+) -> (f64, Tensor<2>) {
+    let leaf = Tensor::from_inner(rows).require_grad();
+    let normed = model.model.normed(leaf.clone());
+    let head = model.head().inner();
+    let [d_model, vocab_size] = head.dims();
+    let (mut loss, mut cotangents, mut head_gradient) = (0.0, Vec::new(), None);
+    let inner = normed.clone().inner();
+    for (at, targets) in targets.chunks((CHUNK / vocab_size).max(1)).enumerate() {
+        let n = targets.len();
+        let device = inner.device();
+        let rows = inner.clone().narrow(0, at * (CHUNK / vocab_size).max(1), n);
+        let log_probabilities = log_softmax(rows.clone().matmul(head.clone()), 1);
+        let chosen: Tensor<2, Int> = index(targets.iter().map(|&id| id as usize), &device).unsqueeze_dim(1);
+        let of_targets = log_probabilities.clone().gather(1, chosen.clone());
+        loss -= of_targets.into_data().iter::<f32>().map(f64::from).sum::<f64>() / scale;
+        let ones = Tensor::<2>::from_data(TensorData::new(vec![-1.0f32; n], [n, 1]), &device);
+        let cotangent = log_probabilities.exp().scatter(1, chosen, ones, IndexingUpdateOp::Add) / scale;
+        cotangents.push(cotangent.clone().matmul(head.clone().transpose()));
+        let product = match model.is_tied() {
+            true => cotangent.transpose().matmul(rows),
+            false => rows.transpose().matmul(cotangent),
+        };
+        head_gradient = Some(match head_gradient {
+            None => product,
+            Some(sum) => sum + product,
+        });
+    }
+    if let Some(gradient) = head_gradient {
+        let name = if model.is_tied() { EMBEDDING } else { OUTPUT_HEAD };
+        gradients.add_one(name, gradient.reshape([d_model * vocab_size]));
+    }
+    let cotangent = Tensor::from_inner(Tensor::cat(cotangents, 0));
+    let mut tape = (normed * cotangent).sum().backward();
+    let rows = leaf.grad_remove(&mut tape).expect("the rows are a leaf of this graph");
+    gradients.take(model, tape);
+    (loss, rows)
+}
