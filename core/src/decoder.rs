@@ -107,7 +107,7 @@ impl Decoder {
         self.norm.forward(hidden)
     }
 
-    /// Runs the given blocks. The taps see only these; the injection acts when the first block is among them.
+    /// Runs the given blocks. The taps see only these; the injection acts when its block is among them.
     ///
     /// With a cache the tokens stand after what it holds, and its length is advanced once.
     ///
@@ -136,10 +136,10 @@ impl Decoder {
             hidden = hidden + attended;
             let fed = block.fed(hidden.clone());
             offer(Site::FeedForward, &fed);
-            hidden = hidden + fed;
+            hidden = hidden + fed.clone();
             offer(Site::Block, &hidden);
-            if let (0, Some(injection)) = (layer, injection) {
-                hidden = injection.apply(hidden);
+            if let Some(injection) = injection.filter(|injection| injection.layer == layer) {
+                hidden = injection.apply(hidden, fed);
             }
         }
         if let Some(cache) = cache {

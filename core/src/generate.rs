@@ -62,6 +62,10 @@ pub struct ConnectionOptions {
     pub pool: Pool,
     /// How, if it is the Decision Maker.
     pub choice: Choice,
+    /// Which output of every block is read.
+    pub site: Site,
+    /// The block after which the vector is added, counted from 0.
+    pub layer: usize,
     /// Factor on the vector.
     pub alpha: f32,
     /// Seeds whatever of these is drawn.
@@ -70,7 +74,15 @@ pub struct ConnectionOptions {
 
 impl Default for ConnectionOptions {
     fn default() -> Self {
-        Self { e: InputEmbedding::default(), pool: Pool::default(), choice: Choice::default(), alpha: 1.0, seed: 0 }
+        Self {
+            e: InputEmbedding::default(),
+            pool: Pool::default(),
+            choice: Choice::default(),
+            site: Site::default(),
+            layer: 0,
+            alpha: 1.0,
+            seed: 0,
+        }
     }
 }
 

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Site {
-    /// Output of `down_proj`, before the residual.
+    /// Output of `down_proj`, before the residual; written `ffn`.
     #[default]
+    #[serde(rename = "ffn", alias = "feed_forward")]
     FeedForward,
     /// Output of `o_proj`, before the residual.
     Attention,
@@ -73,23 +74,53 @@ impl Probe {
     }
 }
 
-/// `hidden[anchor] += vector` after the first block (CC-Tuning Eq. 5; equal to adding to `f_1` because of the residual).
+/// How an injected vector meets the block's feed-forward output `f` at the anchor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Write {
+    /// `f + vector` (CC-Tuning Eq. 5).
+    #[default]
+    Add,
+    /// `vector` (XTransplant, arXiv 2412.12686).
+    Replace,
+    /// `(1 - share) f + share vector`.
+    Interpolate(f32),
+}
+
+/// What a pass writes: a vector into `f` of one block at the anchors. Because of the residual that is an addition to
+/// the stream after the block.
 #[derive(Clone)]
 pub struct Injection {
-    /// Where.
+    /// Where in a row.
     pub anchor: Anchor,
     /// What: `[batch, d_model]`.
     pub vector: Tensor<2>,
+    /// In which block, counted from 0.
+    pub layer: usize,
+    /// How.
+    pub write: Write,
 }
 
 impl Injection {
+    /// CC-Tuning's (Eq. 5): added in the first block.
+    pub fn new(anchor: Anchor, vector: Tensor<2>) -> Self {
+        Self { anchor, vector, layer: 0, write: Write::Add }
+    }
+
     /// The same for a pass that keeps no graph.
     pub fn without_graph(&self) -> Self {
         Self { vector: self.vector.clone().inner(), ..self.clone() }
     }
 
-    pub(crate) fn apply(&self, stream: Tensor<3>) -> Tensor<3> {
-        self.anchor.add(stream, self.vector.clone())
+    /// `fed` is the feed-forward output that the stream has in it already.
+    pub(crate) fn apply(&self, stream: Tensor<3>, fed: Tensor<3>) -> Tensor<3> {
+        let vector = self.vector.clone();
+        let change = match self.write {
+            Write::Add => vector,
+            Write::Replace => vector - self.anchor.read(fed),
+            Write::Interpolate(share) => (vector - self.anchor.read(fed)) * share,
+        };
+        self.anchor.add(stream, change)
     }
 }
 
@@ -98,6 +129,6 @@ impl Injection {
 pub struct Taps<'a> {
     /// Reads while the pass runs.
     pub probe: Option<&'a mut Probe>,
-    /// Writes after the first block.
+    /// Writes into one block.
     pub injection: Option<&'a Injection>,
 }

@@ -74,7 +74,7 @@ impl World {
 
     /// Greedy tokens and first logits, one full pass over everything per token.
     fn two_full_passes(&self, prompt: &Prompt, vector: Tensor<2>, tokens: usize) -> (Vec<u32>, Vec<f32>) {
-        let injection = Injection { anchor: Anchor::new(vec![prompt.anchor]), vector };
+        let injection = Injection::new(Anchor::new(vec![prompt.anchor]), vector);
         let (mut ids, mut first) = (prompt.ids.clone(), Vec::new());
         for _ in 0..tokens {
             let stream = self.model.forward(&TokenBatch::new(&[&ids], &self.model.device()), Some(&injection));

@@ -32,7 +32,7 @@ fn vector(d_model: usize, seed: u64) -> Vec<f32> {
 fn injection(model: &CcModel, anchors: Vec<usize>, vectors: &[f32]) -> Injection {
     let shape = [anchors.len(), vectors.len() / anchors.len()];
     let vector = Tensor::from_data(TensorData::new(vectors.to_vec(), shape), &model.device());
-    Injection { anchor: Anchor::new(anchors), vector }
+    Injection::new(Anchor::new(anchors), vector)
 }
 
 /// Row `row`, positions `from..to` of a stream.

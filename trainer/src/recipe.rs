@@ -10,6 +10,7 @@ use cctuning::chat::{AnchorRule, ChatTemplate};
 use cctuning::decision_maker::Pool;
 use cctuning::generate::{Choice, ConnectionOptions};
 use cctuning::model::InputEmbedding;
+use cctuning::tap::Site;
 use serde::{Deserialize, Serialize};
 
 use crate::overlay;
@@ -84,6 +85,10 @@ pub struct Cc {
     pub e: InputEmbedding,
     pub english_grad: EnglishGrad,
     pub pool: Pool,
+    /// Which output of every block is read: `ffn`, `attention` or `block`.
+    pub site: Site,
+    /// The block after which the vector is added, counted from 0.
+    pub layer: usize,
     /// How the layer is chosen at inference.
     pub selection: Choice,
     /// Temperature of the Gumbel-Softmax.
@@ -171,6 +176,8 @@ impl Default for Cc {
             e: InputEmbedding::ContentMean,
             english_grad: EnglishGrad::Detach,
             pool: Pool::DecisionMaker,
+            site: Site::FeedForward,
+            layer: 0,
             selection: Choice::Argmax,
             tau: 1.0,
             alpha: 1.0,
@@ -184,8 +191,8 @@ impl Default for Cc {
 impl Cc {
     /// The choices that belong to the trained model and are stored with it.
     pub fn connection(&self) -> ConnectionOptions {
-        let Self { e, pool, selection, alpha, seed, .. } = *self;
-        ConnectionOptions { e, pool, choice: selection, alpha: alpha as f32, seed }
+        let Self { e, pool, site, layer, selection, alpha, seed, .. } = *self;
+        ConnectionOptions { e, pool, choice: selection, site, layer, alpha: alpha as f32, seed }
     }
 }
 

@@ -276,7 +276,8 @@ pub fn connect(
         let keep: Vec<f32> = samples.iter().map(|sample| f32::from(sample.lang != "en")).collect();
         vector = vector * Tensor::<2>::from_data(TensorData::new(keep, [samples.len(), 1]), &model.device());
     }
-    Connected { injection: Injection { anchor, vector }, logits: decision.logits, weights: decision.weights }
+    let injection = Injection { layer: cc.layer, ..Injection::new(anchor, vector) };
+    Connected { injection, logits: decision.logits, weights: decision.weights }
 }
 
 impl Connected {
