@@ -9,16 +9,18 @@ use cctuning::checkpoint::DECISION_MAKER;
 use cctuning::config::Family;
 use cctuning::decision_maker::{Pool, gumbel_noise};
 use cctuning::model::{CcModel, InputEmbedding};
+use cctuning::tap::Site;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use trainer::recipe::{Cc, EnglishGrad};
 use trainer::sample::Sample;
-use trainer::step::{Method, StepResult, step, step_with_noise};
+use trainer::precision::Precision;
+use trainer::step::{Economy, Method, StepResult, step, step_with_noise};
 
 use crate::small_model::{config, model, random_ids, tensors, values};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
-const ONE_BATCH: usize = 1 << 20;
+const ONE_BATCH: Economy = Economy { micro_tokens: 1 << 20, recompute: false, precision: Precision::F32 };
 
 /// Main rows use ids below 100, English prompts ids from 100 on.
 fn sample(n: usize, lang: &str, english: u64, seed: u64) -> Sample {
@@ -51,9 +53,9 @@ fn gradients(model: &CcModel, result: &StepResult) -> BTreeMap<String, Vec<f32>>
     names.filter_map(|name| Some((name.clone(), values(&result.gradients.get(&name)?)))).collect()
 }
 
-fn run(model: &CcModel, rows: &[Sample], cc: &Cc, micro_tokens: usize) -> (f64, BTreeMap<String, Vec<f32>>) {
+fn run(model: &CcModel, rows: &[Sample], cc: &Cc, economy: Economy) -> (f64, BTreeMap<String, Vec<f32>>) {
     let rows: Vec<&Sample> = rows.iter().collect();
-    let result = step(model, &rows, Method::Cc(cc), micro_tokens, 0);
+    let result = step(model, &rows, Method::Cc(cc), economy, 0);
     (result.loss, gradients(model, &result))
 }
 
@@ -130,10 +132,63 @@ fn the_cut_into_micro_batches_does_not_change_the_gradient() {
     for cc in variants {
         let (loss, whole) = run(&model, &rows, &cc, ONE_BATCH);
         for micro_tokens in [1, 30, 60] {
-            let (cut_loss, cut) = run(&model, &rows, &cc, micro_tokens);
+            let (cut_loss, cut) = run(&model, &rows, &cc, Economy { micro_tokens, ..ONE_BATCH });
             assert!((cut_loss - loss).abs() <= 1e-6 * loss, "{loss} became {cut_loss}");
             assert_same(&cut, &whole, 1e-6, &format!("{cc:?} in micro-batches of {micro_tokens}"));
         }
+    }
+}
+
+#[test]
+fn computing_layers_again_on_the_way_back_does_not_change_the_gradient() {
+    let rows = rows();
+    for tied in [true, false] {
+        let model = trainable(tied);
+        let variants = [
+            Cc::default(),
+            Cc { english_grad: EnglishGrad::Full, site: Site::Block, ..Cc::default() },
+            Cc { layer: 1, site: Site::Attention, ..Cc::default() },
+            Cc { layer: 2, english_grad: EnglishGrad::Full, ..Cc::default() },
+        ];
+        for cc in variants {
+            let (loss, kept) = run(&model, &rows, &cc, ONE_BATCH);
+            let (again_loss, again) = run(&model, &rows, &cc, Economy { recompute: true, ..ONE_BATCH });
+            assert!((again_loss - loss).abs() <= 1e-6 * loss, "{loss} became {again_loss}");
+            assert_same(&again, &kept, 5e-6, &format!("{cc:?}, head tied: {tied}"));
+        }
+    }
+}
+
+#[test]
+fn the_site_that_is_read_and_the_layer_that_is_written_change_the_loss() {
+    let rows = rows();
+    let model = trainable(true);
+    let loss = |site, layer| run(&model, &rows, &Cc { site, layer, alpha: 50.0, ..Cc::default() }, ONE_BATCH).0;
+    let losses = [
+        loss(Site::FeedForward, 0),
+        loss(Site::Attention, 0),
+        loss(Site::Block, 0),
+        loss(Site::FeedForward, 1),
+        loss(Site::FeedForward, 2),
+    ];
+    for (at, one) in losses.iter().enumerate() {
+        assert!(losses[..at].iter().all(|other| (other - one).abs() > 1e-6), "{losses:?}");
+    }
+}
+
+#[test]
+fn bf16_products_give_nearly_the_gradient_of_f32_and_the_weights_keep_all_their_bits() {
+    let rows = rows();
+    for recompute in [false, true] {
+        let model = trainable(true);
+        let before = tensors(&model.valid());
+        let (loss, exact) = run(&model, &rows, &Cc::default(), ONE_BATCH);
+        let (rounded_loss, rounded) =
+            run(&model, &rows, &Cc::default(), Economy { precision: Precision::Bf16, recompute, ..ONE_BATCH });
+        assert_ne!(rounded_loss, loss, "bf16 was asked for and f32 computed");
+        assert!((rounded_loss - loss).abs() <= 1e-2 * loss, "{loss} became {rounded_loss}");
+        assert_same(&rounded, &exact, 3e-2, "bf16 beside f32");
+        assert_eq!(tensors(&model.valid()), before);
     }
 }
 

@@ -3,13 +3,14 @@
 //! Only the rows that predict an answer token meet the output head.
 
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, IndexingUpdateOp, Int, Tensor};
 use cctuning::anchor::index;
 use cctuning::checkpoint::{EMBEDDING, OUTPUT_HEAD};
 use cctuning::model::{CcModel, TokenBatch};
 use cctuning::tap::Injection;
 
 use crate::optim::Gradients;
+use crate::precision::Precision;
 use crate::sample::Sample;
 
 /// Most logits that are held at once. Each chunk of rows costs one product with the whole head.
@@ -64,12 +65,16 @@ pub fn answer_logits(
 /// - returns: `[answer tokens, d_model]`
 pub fn answer_rows(hidden: Tensor<3>, samples: &[&Sample]) -> Tensor<2> {
     let [batch, seq, d_model] = hidden.dims();
-    let rows = samples.iter().enumerate().flat_map(|(row, sample)| {
+    let rows = index(answer_row_numbers(samples, seq), &hidden.device());
+    hidden.reshape([batch * seq, d_model]).select(0, rows)
+}
+
+/// The numbers of those rows, counted over `batch * seq`.
+pub fn answer_row_numbers<'a>(samples: &'a [&Sample], seq: usize) -> impl Iterator<Item = usize> + 'a {
+    samples.iter().enumerate().flat_map(move |(row, sample)| {
         let first = row * seq + sample.prompt.ids.len() - 1;
         first..first + sample.answer.len()
-    });
-    let rows = index(rows, &hidden.device());
-    hidden.reshape([batch * seq, d_model]).select(0, rows)
+    })
 }
 
 /// Ids of all answer tokens, rows in order.
@@ -87,6 +92,7 @@ pub fn targets<'a>(samples: &'a [&Sample]) -> impl Iterator<Item = u32> + 'a {
 /// - returns: the loss, and `[answer tokens, d_model]`
 pub fn backward(
     model: &CcModel,
+    precision: Precision,
     rows: Tensor<2>,
     targets: &[u32],
     scale: f64,
@@ -94,36 +100,37 @@ pub fn backward(
 ) -> (f64, Tensor<2>) {
     let leaf = Tensor::from_inner(rows).require_grad();
     let normed = model.model.normed(leaf.clone());
-    let head = model.head().inner();
+    let head = precision.factor(model.head().inner());
     let [d_model, vocab_size] = head.dims();
-    let (mut loss, mut cotangents, mut head_gradient) = (0.0, Vec::new(), None);
-    let inner = normed.clone().inner();
-    for (at, targets) in targets.chunks((CHUNK / vocab_size).max(1)).enumerate() {
-        let n = targets.len();
-        let device = inner.device();
-        let rows = inner.clone().narrow(0, at * (CHUNK / vocab_size).max(1), n);
-        let log_probabilities = log_softmax(rows.clone().matmul(head.clone()), 1);
+    let chunk = (CHUNK / vocab_size).max(1);
+    let (mut loss, mut cotangents, mut of_head) = (0.0, Vec::new(), None);
+    for (rows, targets) in normed.clone().inner().split(chunk, 0).into_iter().zip(targets.chunks(chunk)) {
+        let (device, n) = (rows.device(), targets.len());
+        let rows = precision.factor(rows);
+        let logits = rows.clone().matmul(head.clone()).cast(FloatDType::F32);
+        let log_probabilities = log_softmax(logits, 1);
         let chosen: Tensor<2, Int> = index(targets.iter().map(|&id| id as usize), &device).unsqueeze_dim(1);
         let of_targets = log_probabilities.clone().gather(1, chosen.clone());
         loss -= of_targets.into_data().iter::<f32>().map(f64::from).sum::<f64>() / scale;
-        let ones = Tensor::<2>::from_data(TensorData::new(vec![-1.0f32; n], [n, 1]), &device);
-        let cotangent = log_probabilities.exp().scatter(1, chosen, ones, IndexingUpdateOp::Add) / scale;
-        cotangents.push(cotangent.clone().matmul(head.clone().transpose()));
+        let minus_one = Tensor::<2>::full([n, 1], -1.0, &device);
+        let cotangent = log_probabilities.exp().scatter(1, chosen, minus_one, IndexingUpdateOp::Add) / scale;
+        let cotangent = precision.factor(cotangent);
+        cotangents.push(cotangent.clone().matmul(head.clone().transpose()).cast(FloatDType::F32));
+        // In the layout of the parameter it belongs to.
         let product = match model.is_tied() {
             true => cotangent.transpose().matmul(rows),
             false => rows.transpose().matmul(cotangent),
         };
-        head_gradient = Some(match head_gradient {
+        let product = product.cast(FloatDType::F32).reshape([d_model * vocab_size]);
+        of_head = Some(match of_head {
             None => product,
             Some(sum) => sum + product,
         });
     }
-    if let Some(gradient) = head_gradient {
-        let name = if model.is_tied() { EMBEDDING } else { OUTPUT_HEAD };
-        gradients.add_one(name, gradient.reshape([d_model * vocab_size]));
+    if let Some(gradient) = of_head {
+        gradients.add_one(if model.is_tied() { EMBEDDING } else { OUTPUT_HEAD }, gradient);
     }
-    let cotangent = Tensor::from_inner(Tensor::cat(cotangents, 0));
-    let mut tape = (normed * cotangent).sum().backward();
+    let mut tape = (normed * Tensor::from_inner(Tensor::cat(cotangents, 0))).sum().backward();
     let rows = leaf.grad_remove(&mut tape).expect("the rows are a leaf of this graph");
     gradients.take(model, tape);
     (loss, rows)

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use burn::module::Module;
 use burn::tensor::Tensor;
 use cctuning::anchor::Anchor;
 use cctuning::model::CcModel;

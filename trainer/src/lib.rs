@@ -3,11 +3,14 @@
 //! `main` -> `cli::run` -> one `match`; verbs never call verbs. This is a library only so that the integration tests
 //! can reach its rooms.
 
+pub mod answers;
+pub mod backward;
 pub mod batches;
 pub mod cli;
 pub mod corpus;
 pub mod data;
 pub mod device;
+pub mod english;
 pub mod evaluate;
 pub mod export;
 pub mod fit;
@@ -17,6 +20,7 @@ pub mod log;
 pub mod model_folder;
 pub mod optim;
 pub mod overlay;
+pub mod precision;
 pub mod pretrain;
 pub mod progress;
 pub mod recipe;

@@ -19,22 +19,25 @@ use crate::recipe::Optim;
 pub struct Gradients(BTreeMap<String, Tensor<1>>);
 
 impl Gradients {
-    /// What a backward pass left for every parameter of `model`.
-    pub fn of(model: &CcModel, mut tape: Tape) -> Self {
-        let mut collect = Collect { path: Path::default(), tape: &mut tape, gradients: Self::default() };
-        model.visit(&mut collect);
-        collect.gradients
+    /// Adds what a backward pass left for the parameters of `model`.
+    pub fn take(&mut self, model: &CcModel, mut tape: Tape) {
+        model.visit(&mut Collect { path: Path::default(), tape: &mut tape, gradients: self });
     }
 
     /// Adds another batch's.
     pub fn add(&mut self, other: Self) {
         for (name, gradient) in other.0 {
-            let sum = match self.0.remove(&name) {
-                Some(sum) => sum + gradient,
-                None => gradient,
-            };
-            self.0.insert(name, sum);
+            self.add_one(&name, gradient);
         }
+    }
+
+    /// Adds the gradient of one parameter, flattened as the module holds it.
+    pub fn add_one(&mut self, name: &str, gradient: Tensor<1>) {
+        let sum = match self.0.remove(name) {
+            Some(sum) => sum + gradient,
+            None => gradient,
+        };
+        self.0.insert(name.into(), sum);
     }
 
     /// The global L2 norm.
@@ -55,7 +58,7 @@ impl Gradients {
 struct Collect<'a> {
     path: Path,
     tape: &'a mut Tape,
-    gradients: Gradients,
+    gradients: &'a mut Gradients,
 }
 
 impl ModuleVisitor for Collect<'_> {
@@ -69,7 +72,7 @@ impl ModuleVisitor for Collect<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = param.val().grad_remove(self.tape) {
-            self.gradients.0.insert(self.path.name(), gradient.flatten::<1>(0, D - 1));
+            self.gradients.add_one(&self.path.name(), gradient.flatten::<1>(0, D - 1));
         }
     }
 }

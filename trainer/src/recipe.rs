@@ -14,6 +14,7 @@ use cctuning::tap::Site;
 use serde::{Deserialize, Serialize};
 
 use crate::overlay;
+use crate::precision::Precision;
 
 /// Everything a training run depends on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -73,6 +74,11 @@ pub struct Optim {
     pub batch_size: usize,
     /// Padded tokens in one micro-batch. On the CPU micro-batches run side by side, one per core; a GPU wants large ones.
     pub micro_tokens: usize,
+    /// Keep only each layer's input for the way back and compute the layer again: a third more work, a fraction of the
+    /// memory.
+    pub recompute: bool,
+    /// What matrix products are computed in; weights and optimizer are f32.
+    pub precision: Precision,
     /// Seeds fresh weights: a whole model's, or the Decision Maker's.
     pub seed: u64,
 }
@@ -164,6 +170,8 @@ impl Default for Optim {
             max_steps: 0,
             batch_size: 32,
             micro_tokens: 128,
+            recompute: false,
+            precision: Precision::F32,
             seed: 0,
         }
     }

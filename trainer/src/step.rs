@@ -3,23 +3,26 @@
 //! The global batch is cut into micro-batches of similar length; every loss is divided by the answer tokens of the
 //! *global* batch, so the sum of gradients does not depend on the cut. One English pass serves the whole window.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::Module;
-use burn::tensor::activation::{log_softmax, softmax};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Tensor};
 use cctuning::anchor::{Anchor, index};
-use cctuning::decision_maker::{Selection, gumbel_noise};
-use cctuning::model::{CcModel, TokenBatch};
-use cctuning::tap::{FfnActivations, Injection, Site};
+use cctuning::decision_maker::gumbel_noise;
+use cctuning::model::CcModel;
+use cctuning::tap::{Injection, Site, Taps};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use crate::answers::{self, answer_row_numbers, answer_rows, main_tokens};
+use crate::backward::Pass;
 use crate::batches::micro_batches;
+use crate::english::{Connected, English};
 use crate::optim::Gradients;
-use crate::recipe::{Cc, EnglishGrad};
+use crate::precision::Precision;
+use crate::recipe::{Cc, Optim};
 use crate::sample::Sample;
 
 /// What is trained.
@@ -29,6 +32,16 @@ pub enum Method<'a> {
     Sft,
     /// CC-Tuning.
     Cc(&'a Cc),
+}
+
+/// How a step saves memory. It decides how fast a step is; of its result only `precision` decides more than rounding.
+#[derive(Clone, Copy, Debug)]
+pub struct Economy {
+    /// Padded tokens in one micro-batch.
+    pub micro_tokens: usize,
+    /// Keep a layer's input instead of its graph, and run it again on the way back.
+    pub recompute: bool,
+    pub precision: Precision,
 }
 
 /// Loss and gradients of a global batch, and what the connection did.
@@ -50,18 +63,39 @@ pub struct ConnectionStats {
     pub entropy: f64,
     /// Mean length of the added vector.
     pub vector_norm: f64,
+    /// Mean length of the stream it was added to; absent when that is the last block's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_norm: Option<f64>,
     /// Distinct English prompts over all rows.
     pub english_share: f64,
 }
 
+impl Economy {
+    /// Micro-batches computed at once: on the CPU one per core, because most of Burn's operations use one core there.
+    /// Whoever recomputes has a model whose gradients are not to be held twice.
+    pub(crate) fn threads(&self, model: &CcModel) -> usize {
+        let on_cpu = model.device().inner() == Device::flex();
+        match on_cpu && !self.recompute {
+            true => std::thread::available_parallelism().map_or(1, usize::from),
+            false => 1,
+        }
+    }
+}
+
+impl From<&Optim> for Economy {
+    fn from(optim: &Optim) -> Self {
+        Self { micro_tokens: optim.micro_tokens, recompute: optim.recompute, precision: optim.precision }
+    }
+}
+
 /// Loss and gradients of `batch` at step number `step`, which with the recipe's seed decides the Gumbel noise.
-pub fn step(model: &CcModel, batch: &[&Sample], method: Method, micro_tokens: usize, step: usize) -> StepResult {
+pub fn step(model: &CcModel, batch: &[&Sample], method: Method, economy: Economy, step: usize) -> StepResult {
     let seed = match method {
         Method::Sft => 0,
         Method::Cc(cc) => cc.seed,
     };
     let noise = gumbel_noise(batch.len(), model.model.n_layers(), &mut noise_rng(seed, step), &model.device());
-    step_with_noise(model, batch, method, micro_tokens, noise)
+    step_with_noise(model, batch, method, economy, noise)
 }
 
 /// [`step`] over given Gumbel noise `[batch, n_layers]`, which [`Method::Sft`] does not look at.
@@ -69,14 +103,14 @@ pub fn step_with_noise(
     model: &CcModel,
     batch: &[&Sample],
     method: Method,
-    micro_tokens: usize,
+    economy: Economy,
     noise: Tensor<2>,
 ) -> StepResult {
     let answer_tokens: usize = batch.iter().map(|sample| sample.answer.len()).sum();
     let model = &model.valid();
     let english = match method {
         Method::Sft => None,
-        Method::Cc(cc) => Some(English::read(model, batch, cc, micro_tokens, noise)),
+        Method::Cc(cc) => Some(English::read(model, batch, cc, economy, noise)),
     };
     let lengths: Vec<usize> = batch.iter().map(|sample| sample.len()).collect();
     let mut result = StepResult {
@@ -87,27 +121,33 @@ pub fn step_with_noise(
             selected: vec![0; model.model.n_layers()],
             entropy: 0.0,
             vector_norm: 0.0,
+            stream_norm: None,
             english_share: e.distinct as f64 / batch.len() as f64,
         }),
     };
-    let micro = |rows: &Vec<usize>| {
+    let micro = |rows: &[usize], gradients: &mut Gradients| {
         let samples: Vec<&Sample> = rows.iter().map(|&row| batch[row]).collect();
-        // Every micro-batch has leaves of its own: Burn joins graphs that share any, and two threads working on a
-        // joined graph lock each other out.
-        let model = &model.clone().train();
-        let tokens = main_tokens(model, &samples);
-        let connected = english.as_ref().map(|english| english.connect(model, &samples, rows, &tokens));
-        let injection = connected.as_ref().map(|connected| &connected.injection);
-        let loss = answer_loss(model, &samples, &tokens, injection) / answer_tokens as f64;
-        let gradients = Gradients::of(model, loss.backward());
-        (f64::from(loss.into_scalar::<f32>()), gradients, connected)
+        micro_step(model, &samples, rows, english.as_ref(), economy, answer_tokens as f64, gradients)
     };
-    let device = model.device();
+    let micro_batches = micro_batches(&lengths, economy.micro_tokens);
+    let threads = economy.threads(model);
     // Only so many gradients wait at once to be added as are computed at once.
-    for some in micro_batches(&lengths, micro_tokens).chunks(threads(&device)) {
-        for (loss, gradients, connected) in in_parallel(&device, some, &micro) {
+    for some in micro_batches.chunks(threads) {
+        let done = match some {
+            [one] => vec![micro(one, &mut result.gradients)],
+            many => in_parallel(threads, many, |rows| {
+                let mut gradients = Gradients::default();
+                (micro(rows, &mut gradients), gradients)
+            })
+            .into_iter()
+            .map(|(done, gradients)| {
+                result.gradients.add(gradients);
+                done
+            })
+            .collect(),
+        };
+        for (loss, connected) in done {
             result.loss += loss;
-            result.gradients.add(gradients);
             if let (Some(stats), Some(connected)) = (&mut result.connection, connected) {
                 connected.add_to(stats, batch.len());
             }
@@ -116,15 +156,99 @@ pub fn step_with_noise(
     result
 }
 
-/// Micro-batches computed at once: on the CPU one per core, because most of Burn's operations use one core there.
-fn threads(device: &Device) -> usize {
-    let on_cpu = device.clone().inner() == Device::flex();
-    if on_cpu { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 }
+/// What a micro-batch says of its connection.
+struct Told {
+    connected: Connected,
+    /// The stream that the vectors were added to: `[batch, d_model]`.
+    stream: Option<Tensor<2>>,
 }
 
-/// Maps micro-batches in order. Neither the cut nor the order of the sum depends on the number of cores.
-fn in_parallel<T: Sync, R: Send>(device: &Device, items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = threads(device);
+/// Loss of some rows over `scale`; their gradients are added to `gradients`.
+fn micro_step(
+    model: &CcModel,
+    samples: &[&Sample],
+    rows: &[usize],
+    english: Option<&English>,
+    economy: Economy,
+    scale: f64,
+    gradients: &mut Gradients,
+) -> (f64, Option<Told>) {
+    // Leaves of its own: Burn joins graphs that share any, and two threads working on a joined graph lock each other out.
+    let model = &model.clone().train();
+    let tokens = main_tokens(model, samples);
+    let twins = english.map(|english| english.twins(model, samples, rows));
+    let connected = english.zip(twins.as_ref()).map(|(e, twins)| e.connect(model, samples, rows, &tokens, twins));
+    // The way back stops at the vector and goes on from it once the main pass is done.
+    let injection = connected.as_ref().map(|Connected { injection, .. }| Injection {
+        vector: injection.vector.clone().detach().require_grad(),
+        ..injection.clone()
+    });
+    let embedded = model.model.embed(tokens.ids.clone());
+    let last = model.model.n_layers() - 1;
+    let anchor = Anchor::new(samples.iter().map(|sample| sample.prompt.anchor).collect());
+    let probed = injection.is_some().then_some((Site::Block, anchor));
+    let Economy { recompute, precision, .. } = economy;
+    let pass =
+        Pass::forward(model, embedded.clone().inner(), 0..last, recompute, precision, injection.as_ref(), probed);
+
+    let hidden = Tensor::from_inner(pass.output()).require_grad();
+    let final_block = precision.blocks(model, last..last + 1);
+    let wanted = match &injection {
+        // What is written into the last block needs the whole of it.
+        Some(injection) if injection.layer == last => {
+            let taps = Taps { probe: None, injection: Some(injection) };
+            answer_rows(final_block.model.forward(hidden.clone(), last..last + 1, None, taps), samples)
+        }
+        _ => {
+            let rows = index(answer_row_numbers(samples, hidden.dims()[1]), &model.device());
+            let [stream, ..] = final_block.model.last_rows(hidden.clone(), rows);
+            stream
+        }
+    };
+    let targets: Vec<u32> = answers::targets(samples).collect();
+    let (loss, cotangent) = answers::backward(model, precision, wanted.clone().inner(), &targets, scale, gradients);
+    let mut tape = (wanted * Tensor::from_inner(cotangent)).sum().backward();
+    let cotangent = hidden.grad_remove(&mut tape).expect("the stream is a leaf of this graph");
+    let in_last = injection.as_ref().and_then(|injection| injection.vector.grad_remove(&mut tape));
+    gradients.take(model, tape);
+
+    let stream = injection.as_ref().and_then(|injection| pass.read().get(injection.layer).cloned());
+    let (cotangent, vector) = pass.backward(Some(cotangent), &[], gradients);
+    let mut objective = (embedded * Tensor::from_inner(cotangent)).sum();
+    if let (Some(connected), Some(vector)) = (&connected, vector.or(in_last)) {
+        objective = objective + (connected.injection.vector.clone() * Tensor::from_inner(vector)).sum();
+    }
+    let mut tape = objective.backward();
+    let of_english = twins.and_then(|twins| twins.backward(&mut tape, gradients));
+    gradients.take(model, tape);
+    if let Some(objective) = of_english {
+        gradients.take(model, objective.backward());
+    }
+    (loss, connected.map(|connected| Told { connected, stream }))
+}
+
+impl Told {
+    fn add_to(self, stats: &mut ConnectionStats, batch: usize) {
+        let Connected { injection, logits, weights } = self.connected;
+        let n_layers = stats.selected.len();
+        let weights: Vec<f32> = weights.inner().into_data().iter::<f32>().collect();
+        for row in weights.chunks(n_layers) {
+            let layer = (0..n_layers).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
+            stats.selected[layer] += 1;
+        }
+        let soft: Vec<f32> = softmax(logits.inner(), 1).into_data().iter::<f32>().collect();
+        let entropy: f64 = soft.iter().filter(|&&p| p > 0.0).map(|&p| -f64::from(p) * f64::from(p).ln()).sum();
+        let lengths = |rows: Tensor<2>| f64::from(rows.square().sum_dim(1).sqrt().sum().into_scalar::<f32>());
+        stats.entropy += entropy / batch as f64;
+        stats.vector_norm += lengths(injection.vector.inner()) / batch as f64;
+        if let Some(stream) = self.stream {
+            *stats.stream_norm.get_or_insert(0.0) += lengths(stream) / batch as f64;
+        }
+    }
+}
+
+/// Maps in order over `threads` threads.
+pub(crate) fn in_parallel<T: Sync, R: Send>(threads: usize, items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let (f, next) = (&f, &AtomicUsize::new(0));
     let take = move || {
         let mut done = Vec::new();
@@ -142,166 +266,6 @@ fn in_parallel<T: Sync, R: Send>(device: &Device, items: &[T], f: impl Fn(&T) ->
     });
     results.sort_by_key(|(at, _)| *at);
     results.into_iter().map(|(_, result)| result).collect()
-}
-
-/// The token batch of the main pass: prompt and answer, the last token only being predicted.
-pub fn main_tokens(model: &CcModel, samples: &[&Sample]) -> TokenBatch {
-    let rows: Vec<Vec<u32>> = samples
-        .iter()
-        .map(|sample| sample.prompt.ids.iter().chain(&sample.answer[..sample.answer.len() - 1]).copied().collect())
-        .collect();
-    TokenBatch::new(&rows, &model.device())
-}
-
-/// Sum of the cross-entropy over all answer tokens (Eq. 1): only their rows meet the output head.
-pub fn answer_loss(
-    model: &CcModel,
-    samples: &[&Sample],
-    tokens: &TokenBatch,
-    injection: Option<&Injection>,
-) -> Tensor<1> {
-    answer_log_probabilities(model, samples, tokens, injection).sum().neg()
-}
-
-/// Log-probability of every answer token, all rows in order: `[answer tokens]`.
-pub fn answer_log_probabilities(
-    model: &CcModel,
-    samples: &[&Sample],
-    tokens: &TokenBatch,
-    injection: Option<&Injection>,
-) -> Tensor<1> {
-    let logits = answer_logits(model, samples, tokens, injection);
-    let targets: Vec<i32> = samples.iter().flat_map(|sample| &sample.answer).map(|&id| id as i32).collect();
-    let n = targets.len();
-    let targets: Tensor<2, Int> = Tensor::from_data(TensorData::new(targets, [n, 1]), &logits.device());
-    log_softmax(logits, 1).gather(1, targets).squeeze_dim(1)
-}
-
-/// Logits at the positions that predict answer tokens, all rows in order: `[answer tokens, vocab_size]`.
-pub fn answer_logits(
-    model: &CcModel,
-    samples: &[&Sample],
-    tokens: &TokenBatch,
-    injection: Option<&Injection>,
-) -> Tensor<2> {
-    let hidden = model.forward(tokens, injection);
-    let [batch, seq, d_model] = hidden.dims();
-    let device = hidden.device();
-    let rows = samples.iter().enumerate().flat_map(|(row, sample)| {
-        let first = row * seq + sample.prompt.ids.len() - 1;
-        first..first + sample.answer.len()
-    });
-    model.logits(hidden.reshape([batch * seq, d_model]).select(0, index(rows, &device)))
-}
-
-/// The English side of a global batch.
-struct English<'a> {
-    cc: &'a Cc,
-    /// `[distinct prompts, n_layers, d_model]`, without a graph; absent when gradients flow through the English pass.
-    activations: Option<Tensor<3>>,
-    /// For each row of the batch, its distinct prompt.
-    prompt_of: Vec<usize>,
-    distinct: usize,
-    /// `[batch, n_layers]`.
-    noise: Tensor<2>,
-}
-
-impl<'a> English<'a> {
-    /// Weights are constant within an optimizer step, so equal prompts are read once.
-    fn read(model: &CcModel, batch: &[&Sample], cc: &'a Cc, micro_tokens: usize, noise: Tensor<2>) -> Self {
-        let mut distinct: Vec<&Sample> = Vec::new();
-        let mut known: HashMap<&[u32], usize> = HashMap::new();
-        let mut prompt_of = Vec::with_capacity(batch.len());
-        for sample in batch {
-            prompt_of.push(*known.entry(&sample.english.ids).or_insert_with(|| {
-                distinct.push(sample);
-                distinct.len() - 1
-            }));
-        }
-        let activations = (cc.english_grad == EnglishGrad::Detach).then(|| {
-            // No graph, no output head: only what the anchors hold is wanted.
-            let lengths: Vec<usize> = distinct.iter().map(|sample| sample.english.ids.len()).collect();
-            let groups = micro_batches(&lengths, micro_tokens);
-            let read = in_parallel(&model.device(), &groups, |group| {
-                let samples: Vec<&Sample> = group.iter().map(|&row| distinct[row]).collect();
-                english_activations(model, &samples).0
-            });
-            // From the order of the groups back to that of the prompts.
-            let mut place = vec![0; distinct.len()];
-            for (at, &row) in groups.iter().flatten().enumerate() {
-                place[row] = at;
-            }
-            Tensor::cat(read, 0).select(0, index(place, &model.device()))
-        });
-        Self { cc, activations, prompt_of, distinct: distinct.len(), noise: noise.inner() }
-    }
-
-    fn connect(&self, model: &CcModel, samples: &[&Sample], rows: &[usize], tokens: &TokenBatch) -> Connected {
-        let activations = match &self.activations {
-            Some(all) => {
-                let prompts = index(rows.iter().map(|&row| self.prompt_of[row]), &all.device());
-                FfnActivations(Tensor::from_inner(all.clone().select(0, prompts)))
-            }
-            None => english_activations(model, samples),
-        };
-        let noise = Tensor::from_inner(self.noise.clone().select(0, index(rows.iter().copied(), &self.noise.device())));
-        let selection = Selection::Gumbel { noise, tau: self.cc.tau };
-        connect(model, samples, tokens, &activations, self.cc, &selection)
-    }
-}
-
-/// What enters a main pass, and how it was decided.
-pub struct Connected {
-    pub injection: Injection,
-    pub logits: Tensor<2>,
-    pub weights: Tensor<2>,
-}
-
-/// Eq. 3-5 for some rows: from the English activations to the vector at the anchor.
-pub fn connect(
-    model: &CcModel,
-    samples: &[&Sample],
-    tokens: &TokenBatch,
-    activations: &FfnActivations,
-    cc: &Cc,
-    selection: &Selection,
-) -> Connected {
-    let anchor = Anchor::new(samples.iter().map(|sample| sample.prompt.anchor).collect());
-    let content: Vec<_> = samples.iter().map(|sample| sample.prompt.content.clone()).collect();
-    let e = model.input_embedding(cc.e, tokens, &anchor, &content);
-    let logits = model.model.decision_maker().logits(activations, e);
-    let decision = model.decide(cc.pool, selection, logits, cc.seed);
-    let mut vector = activations.mix(decision.weights.clone()) * cc.alpha;
-    if cc.skip_english {
-        let keep: Vec<f32> = samples.iter().map(|sample| f32::from(sample.lang != "en")).collect();
-        vector = vector * Tensor::<2>::from_data(TensorData::new(keep, [samples.len(), 1]), &model.device());
-    }
-    let injection = Injection { layer: cc.layer, ..Injection::new(anchor, vector) };
-    Connected { injection, logits: decision.logits, weights: decision.weights }
-}
-
-impl Connected {
-    fn add_to(self, stats: &mut ConnectionStats, batch: usize) {
-        let n_layers = stats.selected.len();
-        let weights: Vec<f32> = self.weights.inner().into_data().iter::<f32>().collect();
-        for row in weights.chunks(n_layers) {
-            let layer = (0..n_layers).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
-            stats.selected[layer] += 1;
-        }
-        let soft: Vec<f32> = softmax(self.logits.inner(), 1).into_data().iter::<f32>().collect();
-        let entropy: f64 = soft.iter().filter(|&&p| p > 0.0).map(|&p| -f64::from(p) * f64::from(p).ln()).sum();
-        let norms = self.injection.vector.inner().square().sum_dim(1).sqrt().sum().into_scalar::<f32>();
-        stats.entropy += entropy / batch as f64;
-        stats.vector_norm += f64::from(norms) / batch as f64;
-    }
-}
-
-/// `G`: what the English twins' prompts hold at their anchors.
-pub fn english_activations(model: &CcModel, samples: &[&Sample]) -> FfnActivations {
-    let device: Device = model.device();
-    let tokens = TokenBatch::new(&samples.iter().map(|sample| &sample.english.ids).collect::<Vec<_>>(), &device);
-    let anchor = Anchor::new(samples.iter().map(|sample| sample.english.anchor).collect());
-    model.activations(&tokens, &anchor, Site::FeedForward)
 }
 
 /// The noise of a step is a pure function of seed and step, so a resumed run draws what an uninterrupted one would.

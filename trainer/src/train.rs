@@ -113,7 +113,7 @@ pub fn train(
     for at in done..total {
         let started = Instant::now();
         let batch: Vec<&Sample> = order.batch(at).iter().map(|&row| &samples[row]).collect();
-        let result = step(&model, &batch, method, optim.micro_tokens, at);
+        let result = step(&model, &batch, method, optim.into(), at);
         let lr = schedule::lr(at, total, optim.lr, optim.warmup_ratio);
         let (updated, grad_norm) = optimizer.step(model, &result.gradients, lr);
         model = updated;

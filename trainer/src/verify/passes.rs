@@ -10,8 +10,9 @@ use cctuning::tap::{Injection, Site};
 use super::fixture::{Fixture, choices, layers_first, values};
 use super::report::{CAPTURE, DECISION, LOGITS, MEAN_LOSS, Report, SUM_LOSS, Within};
 use crate::recipe::Cc;
-use crate::step::{
-    Connected, answer_log_probabilities, answer_logits, answer_loss, connect, english_activations, main_tokens,
+use crate::answers::{answer_log_probabilities, answer_logits, answer_loss, main_tokens};
+use crate::english::{
+    Connected, connect, english_activations,
 };
 
 /// `vanilla.*`
@@ -97,7 +98,7 @@ pub fn connected(fixture: &Fixture, report: &mut Report) -> Result<()> {
 /// The decision that training makes with `model`'s weights for the folder's batch.
 pub fn decide(fixture: &Fixture, model: &CcModel, cc: &Cc, selection: &Selection) -> Connected {
     let samples = fixture.batch();
-    let english = english_activations(model, &samples);
+    let english = english_activations(model, &samples, cc);
     connect(model, &samples, &main_tokens(model, &samples), &english, cc, selection)
 }
 

@@ -12,12 +12,13 @@ use super::passes::decide;
 use super::report::{FINAL, GRADIENT, GRADIENT_NORM, Report, STEPS_LOSS, STEPS_NORM, Within};
 use crate::optim::{AdamW, Gradients};
 use crate::recipe::{Cc, EnglishGrad, Optim};
-use crate::step::{Method, StepResult, step_with_noise};
+use crate::precision::Precision;
+use crate::step::{Economy, Method, StepResult, step_with_noise};
 
 /// Optimizer steps of a run; there is one evaluation more.
 const STEPS: usize = 5;
 /// Padded tokens of a micro-batch: few enough that the rows are split, whose gradients must add up.
-const MICRO_TOKENS: usize = 64;
+const ECONOMY: Economy = Economy { micro_tokens: 64, recompute: false, precision: Precision::F32 };
 const LR: f64 = 1e-3;
 
 /// `grad_vanilla.*`, `traj.vanilla.*` and `traj.vanilla_clip2.*`
@@ -51,7 +52,7 @@ pub fn connected(fixture: &Fixture, report: &mut Report) -> Result<()> {
 }
 
 fn one_step(fixture: &Fixture, model: &CcModel, method: Method, noise: Tensor<2>) -> StepResult {
-    step_with_noise(model, &fixture.batch(), method, MICRO_TOKENS, noise)
+    step_with_noise(model, &fixture.batch(), method, ECONOMY, noise)
 }
 
 /// Five optimizer steps over the same batch, each with its own noise.

@@ -1,0 +1,154 @@
+//! The English side of a step: what the twins' prompts hold at their anchors, and how it enters a main pass (Eq. 2-5).
+
+use std::collections::HashMap;
+
+use burn::tensor::Tensor;
+use burn::tensor::TensorData;
+use cctuning::anchor::{Anchor, index};
+use cctuning::decision_maker::Selection;
+use cctuning::model::{CcModel, TokenBatch};
+use cctuning::tap::{FfnActivations, Injection};
+
+use crate::backward::Pass;
+use crate::batches::micro_batches;
+use crate::optim::Gradients;
+use crate::recipe::{Cc, EnglishGrad};
+use crate::sample::Sample;
+use crate::step::{Economy, in_parallel};
+
+/// The English side of a global batch.
+pub struct English<'a> {
+    cc: &'a Cc,
+    economy: Economy,
+    /// `[distinct prompts, n_layers, d_model]`, without a graph; absent when gradients flow through the English pass.
+    activations: Option<Tensor<3>>,
+    /// For each row of the batch, its distinct prompt.
+    prompt_of: Vec<usize>,
+    /// Distinct English prompts in the batch.
+    pub distinct: usize,
+    /// `[batch, n_layers]`.
+    noise: Tensor<2>,
+}
+
+/// The activations of some rows' twins, and the way back through the pass that made them if gradients flow there.
+pub struct Twins<'m> {
+    activations: FfnActivations,
+    pass: Option<(Pass<'m>, Tensor<3>)>,
+}
+
+impl<'a> English<'a> {
+    /// Weights are constant within an optimizer step, so equal prompts are read once, for all of its micro-batches.
+    pub fn read(model: &CcModel, batch: &[&Sample], cc: &'a Cc, economy: Economy, noise: Tensor<2>) -> Self {
+        let mut distinct: Vec<&Sample> = Vec::new();
+        let mut known: HashMap<&[u32], usize> = HashMap::new();
+        let mut prompt_of = Vec::with_capacity(batch.len());
+        for sample in batch {
+            prompt_of.push(*known.entry(&sample.english.ids).or_insert_with(|| {
+                distinct.push(sample);
+                distinct.len() - 1
+            }));
+        }
+        let activations = (cc.english_grad == EnglishGrad::Detach).then(|| {
+            // No graph, no output head: only what the anchors hold is wanted.
+            let lengths: Vec<usize> = distinct.iter().map(|sample| sample.english.ids.len()).collect();
+            let groups = micro_batches(&lengths, economy.micro_tokens);
+            let read = in_parallel(economy.threads(model), &groups, |group| {
+                let samples: Vec<&Sample> = group.iter().map(|&row| distinct[row]).collect();
+                english_activations(model, &samples, cc).0
+            });
+            // From the order of the groups back to that of the prompts.
+            let mut place = vec![0; distinct.len()];
+            for (at, &row) in groups.iter().flatten().enumerate() {
+                place[row] = at;
+            }
+            Tensor::cat(read, 0).select(0, index(place, &model.device()))
+        });
+        Self { cc, economy, activations, prompt_of, distinct: distinct.len(), noise: noise.inner() }
+    }
+
+    /// The activations for some rows of the batch.
+    pub fn twins<'m>(&self, model: &'m CcModel, samples: &[&Sample], rows: &[usize]) -> Twins<'m> {
+        if let Some(all) = &self.activations {
+            let prompts = index(rows.iter().map(|&row| self.prompt_of[row]), &all.device());
+            return Twins { activations: FfnActivations(Tensor::from_inner(all.clone().select(0, prompts))), pass: None };
+        }
+        let tokens = english_tokens(model, samples);
+        let embedded = model.model.embed(tokens.ids);
+        let probed = Some((self.cc.site, english_anchor(samples)));
+        let Economy { recompute, precision, .. } = self.economy;
+        let layers = 0..model.model.n_layers();
+        let pass = Pass::forward(model, embedded.clone().inner(), layers, recompute, precision, None, probed);
+        let activations = Tensor::from_inner(Tensor::stack(pass.read().to_vec(), 1)).require_grad();
+        Twins { activations: FfnActivations(activations), pass: Some((pass, embedded)) }
+    }
+
+    /// Eq. 3-5 for some rows of the batch.
+    pub fn connect(
+        &self,
+        model: &CcModel,
+        samples: &[&Sample],
+        rows: &[usize],
+        tokens: &TokenBatch,
+        twins: &Twins,
+    ) -> Connected {
+        let noise = Tensor::from_inner(self.noise.clone().select(0, index(rows.iter().copied(), &self.noise.device())));
+        let selection = Selection::Gumbel { noise, tau: self.cc.tau };
+        connect(model, samples, tokens, &twins.activations, self.cc, &selection)
+    }
+}
+
+impl Twins<'_> {
+    /// Takes the gradient of `tape` back through the English pass, if it is open. Returns what the English embeddings
+    /// still ask for: a scalar whose gradient is theirs.
+    pub fn backward(self, tape: &mut burn::tensor::Gradients, gradients: &mut Gradients) -> Option<Tensor<1>> {
+        let (pass, embedded) = self.pass?;
+        let cotangent = self.activations.0.grad_remove(tape)?;
+        let layers: Vec<Tensor<2>> =
+            (0..cotangent.dims()[1]).map(|layer| cotangent.clone().narrow(1, layer, 1).squeeze_dim(1)).collect();
+        let (input, _) = pass.backward(None, &layers, gradients);
+        Some((embedded * Tensor::from_inner(input)).sum())
+    }
+}
+
+/// What enters a main pass, and how it was decided.
+pub struct Connected {
+    pub injection: Injection,
+    pub logits: Tensor<2>,
+    pub weights: Tensor<2>,
+}
+
+/// Eq. 3-5 for some rows: from the English activations to the vector at the anchor.
+pub fn connect(
+    model: &CcModel,
+    samples: &[&Sample],
+    tokens: &TokenBatch,
+    activations: &FfnActivations,
+    cc: &Cc,
+    selection: &Selection,
+) -> Connected {
+    let anchor = Anchor::new(samples.iter().map(|sample| sample.prompt.anchor).collect());
+    let content: Vec<_> = samples.iter().map(|sample| sample.prompt.content.clone()).collect();
+    let e = model.input_embedding(cc.e, tokens, &anchor, &content);
+    let logits = model.model.decision_maker().logits(activations, e);
+    let decision = model.decide(cc.pool, selection, logits, cc.seed);
+    let mut vector = activations.mix(decision.weights.clone()) * cc.alpha;
+    if cc.skip_english {
+        let keep: Vec<f32> = samples.iter().map(|sample| f32::from(sample.lang != "en")).collect();
+        vector = vector * Tensor::<2>::from_data(TensorData::new(keep, [samples.len(), 1]), &model.device());
+    }
+    let injection = Injection { layer: cc.layer, ..Injection::new(anchor, vector) };
+    Connected { injection, logits: decision.logits, weights: decision.weights }
+}
+
+/// `G`: what the English twins' prompts hold at their anchors.
+pub fn english_activations(model: &CcModel, samples: &[&Sample], cc: &Cc) -> FfnActivations {
+    model.activations(&english_tokens(model, samples), &english_anchor(samples), cc.site)
+}
+
+fn english_tokens(model: &CcModel, samples: &[&Sample]) -> TokenBatch {
+    TokenBatch::new(&samples.iter().map(|sample| &sample.english.ids).collect::<Vec<_>>(), &model.device())
+}
+
+fn english_anchor(samples: &[&Sample]) -> Anchor {
+    Anchor::new(samples.iter().map(|sample| sample.english.anchor).collect())
+}
