@@ -49,7 +49,7 @@ fn main() -> Result<()> {
     let train = |method: Method, at: usize| {
         let mut optimizer = AdamW::new(&recipe.optim, 1.0);
         let result = step(&model, &batch, method, (&recipe.optim).into(), at);
-        optimizer.step(model.clone(), &result.gradients, 1e-4);
+        optimizer.step(model.clone(), result.gradients, 1e-4);
     };
     let (sft, cc) = side_by_side(|at| train(Method::Sft, at), |at| train(Method::Cc(&recipe.cc), at));
     report("training step", "vanilla", sft, "CC", cc);

@@ -100,13 +100,13 @@ pub fn backward(
 ) -> (f64, Tensor<2>) {
     let leaf = Tensor::from_inner(rows).require_grad();
     let normed = model.model.normed(leaf.clone());
-    let head = precision.factor(model.head().inner());
+    let head = precision.round(model.head().inner());
     let [d_model, vocab_size] = head.dims();
     let chunk = (CHUNK / vocab_size).max(1);
     let (mut loss, mut cotangents, mut of_head) = (0.0, Vec::new(), None);
     for (rows, targets) in normed.clone().inner().split(chunk, 0).into_iter().zip(targets.chunks(chunk)) {
         let (device, n) = (rows.device(), targets.len());
-        let rows = precision.factor(rows);
+        let rows = precision.round(rows);
         let logits = rows.clone().matmul(head.clone()).cast(FloatDType::F32);
         let log_probabilities = log_softmax(logits, 1);
         let chosen: Tensor<2, Int> = index(targets.iter().map(|&id| id as usize), &device).unsqueeze_dim(1);
@@ -114,7 +114,7 @@ pub fn backward(
         loss -= of_targets.into_data().iter::<f32>().map(f64::from).sum::<f64>() / scale;
         let minus_one = Tensor::<2>::full([n, 1], -1.0, &device);
         let cotangent = log_probabilities.exp().scatter(1, chosen, minus_one, IndexingUpdateOp::Add) / scale;
-        let cotangent = precision.factor(cotangent);
+        let cotangent = precision.round(cotangent);
         cotangents.push(cotangent.clone().matmul(head.clone().transpose()).cast(FloatDType::F32));
         // In the layout of the parameter it belongs to.
         let product = match model.is_tied() {

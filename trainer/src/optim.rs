@@ -8,11 +8,15 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Gradients as Tape, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, FloatDType, Gradients as Tape, Tensor, TensorData};
 use cctuning::checkpoint::{Checkpoint, DECISION_MAKER, Path, Storage, save_tensors};
 use cctuning::model::CcModel;
 
+use crate::precision::Precision;
 use crate::recipe::Optim;
+
+/// Elements of a tensor that are updated at once: what lies in memory between old and new is this large.
+const PIECE: usize = 1 << 24;
 
 /// Gradients by Hugging Face name, each flattened, without a graph.
 #[derive(Default)]
@@ -85,37 +89,100 @@ pub struct AdamW {
     weight_decay: f64,
     clip: f64,
     decision_lr_mult: f64,
+    precision: Precision,
+    /// What the moments are kept in.
+    moments_in: Precision,
+    seed: u64,
     steps: i32,
     moments: BTreeMap<String, (Tensor<1>, Tensor<1>)>,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug)]
+pub struct Stepped {
+    /// Of the gradient, before clipping.
+    pub grad_norm: f64,
+    /// Share of the weights that moved, as the next pass sees them: in bf16 only those that crossed a rounding step.
+    pub moved: f64,
 }
 
 impl AdamW {
     /// An optimizer that has taken no step. `decision_lr_mult` multiplies the Decision Maker's learning rate.
     pub fn new(optim: &Optim, decision_lr_mult: f64) -> Self {
-        let Optim { beta1, beta2, eps, weight_decay, clip, .. } = *optim;
-        Self { beta1, beta2, eps, weight_decay, clip, decision_lr_mult, steps: 0, moments: BTreeMap::new() }
+        let Optim { beta1, beta2, eps, weight_decay, clip, precision, moments: moments_in, seed, .. } = *optim;
+        let moments = BTreeMap::new();
+        Self { beta1, beta2, eps, weight_decay, clip, decision_lr_mult, precision, moments_in, seed, steps: 0, moments }
     }
 
     /// One step with gradients already normalised by the tokens of the global batch. Returns the new model, without a
-    /// graph, and the gradient norm before clipping.
-    pub fn step(&mut self, model: CcModel, gradients: &Gradients, lr: f64) -> (CcModel, f64) {
-        let norm = gradients.norm();
-        let scale = if self.clip > 0.0 { (self.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
+    /// graph.
+    pub fn step(&mut self, model: CcModel, gradients: Gradients, lr: f64) -> (CcModel, Stepped) {
+        let grad_norm = gradients.norm();
+        let scale = if self.clip > 0.0 { (self.clip / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
         self.steps += 1;
-        let model = model.map(&mut Update { path: Path::default(), optimizer: self, gradients, lr, scale });
-        (model, norm)
+        if self.moments_in == Precision::Bf16 {
+            // The noise of the rounding is a function of the step, so that a resumed run draws the same.
+            model.device().inner().seed(self.seed.wrapping_add(self.steps as u64));
+        }
+        let (mut moved, mut weights) = (Vec::new(), 0);
+        let mut update =
+            Update { path: Path::default(), optimizer: self, gradients, lr, scale, moved: &mut moved, weights: &mut weights };
+        let model = model.map(&mut update);
+        let moved = match moved.is_empty() {
+            true => 0.0,
+            false => Tensor::cat(moved, 0).into_data().iter::<f32>().map(f64::from).sum::<f64>() / weights as f64,
+        };
+        (model, Stepped { grad_norm, moved })
     }
 
-    fn update(&mut self, name: &str, weight: Tensor<1>, gradient: Tensor<1>, lr: f64) -> Tensor<1> {
-        let (m, v) = self.moments.remove(name).unwrap_or_else(|| (gradient.zeros_like(), gradient.zeros_like()));
-        let m = m * self.beta1 + gradient.clone() * (1.0 - self.beta1);
-        let v = v * self.beta2 + gradient.square() * (1.0 - self.beta2);
+    /// The new weights, and how many of them moved.
+    fn update(
+        &mut self,
+        name: &str,
+        mut weight: Tensor<1>,
+        gradient: Tensor<1>,
+        scale: f64,
+        lr: f64,
+    ) -> (Tensor<1>, Vec<Tensor<1>>) {
+        let (mut m, mut v) = self.moments.remove(name).unwrap_or_else(|| {
+            let zero = self.moments_in.round(gradient.zeros_like());
+            (zero.clone(), zero)
+        });
         let (correction1, correction2) = (1.0 - self.beta1.powi(self.steps), 1.0 - self.beta2.powi(self.steps));
-        let denominator = (v.clone() / correction2).sqrt() + self.eps;
-        let weight = if self.weight_decay > 0.0 { weight * (1.0 - lr * self.weight_decay) } else { weight };
-        let weight = weight - m.clone() / denominator * (lr / correction1);
+        let n = weight.dims()[0];
+        let mut moved = Vec::new();
+        for start in (0..n).step_by(PIECE) {
+            let piece = start..n.min(start + PIECE);
+            let at = |tensor: &Tensor<1>| tensor.clone().slice([piece.clone()]).cast(FloatDType::F32);
+            let (old, gradient) = (at(&weight), at(&gradient) * scale);
+            let fresh_m = at(&m) * self.beta1 + gradient.clone() * (1.0 - self.beta1);
+            let fresh_v = at(&v) * self.beta2 + gradient.square() * (1.0 - self.beta2);
+            let denominator = (fresh_v.clone() / correction2).sqrt() + self.eps;
+            let kept = if self.weight_decay > 0.0 { old.clone() * (1.0 - lr * self.weight_decay) } else { old.clone() };
+            let fresh = kept - fresh_m.clone() / denominator * (lr / correction1);
+            let seen = |weight: &Tensor<1>| self.precision.round(weight.clone());
+            moved.push(seen(&fresh).not_equal(seen(&old)).float().sum());
+            let whole = piece.len() == n;
+            let put = |into: Tensor<1>, fresh| if whole { fresh } else { into.slice_assign([piece.clone()], fresh) };
+            weight = put(weight, fresh);
+            m = put(m, self.moments_in.round(fresh_m));
+            v = put(v, self.rounded(fresh_v));
+        }
         self.moments.insert(name.into(), (m, v));
-        weight
+        (weight, moved)
+    }
+
+    /// The second moment as it is kept. It moves by a thousandth of itself in a step, less than bf16 can tell apart, so
+    /// it is rounded up or down by chance, right on average.
+    fn rounded(&self, v: Tensor<1>) -> Tensor<1> {
+        match self.moments_in {
+            Precision::F32 => v,
+            Precision::Bf16 => {
+                let spacing = 0.5f64.powi(7);
+                let noise = v.random_like(Distribution::Uniform(-0.5 * spacing, 0.5 * spacing));
+                self.moments_in.round(v.clone() + v * noise)
+            }
+        }
     }
 
     /// The moments as a safetensors file, names behind `m.` and `v.`.
@@ -148,9 +215,11 @@ impl AdamW {
 struct Update<'a> {
     path: Path,
     optimizer: &'a mut AdamW,
-    gradients: &'a Gradients,
+    gradients: Gradients,
     lr: f64,
     scale: f64,
+    moved: &'a mut Vec<Tensor<1>>,
+    weights: &'a mut usize,
 }
 
 impl ModuleMapper for Update<'_> {
@@ -164,12 +233,15 @@ impl ModuleMapper for Update<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.name();
-        let Some(gradient) = self.gradients.get(&name) else { return param };
+        // Taken, so that it is gone before the next tensor's turn.
+        let Some(gradient) = self.gradients.0.remove(&name) else { return param };
         let lr = if name == DECISION_MAKER { self.lr * self.optimizer.decision_lr_mult } else { self.lr };
         param.map(|weight| {
             let shape = weight.dims();
+            *self.weights += shape.iter().product::<usize>();
             let weight = weight.inner().flatten::<1>(0, D - 1);
-            let weight = self.optimizer.update(&name, weight, gradient * self.scale, lr);
+            let (weight, moved) = self.optimizer.update(&name, weight, gradient, self.scale, lr);
+            self.moved.extend(moved);
             weight.reshape(shape)
         })
     }

@@ -34,8 +34,8 @@ impl Precision {
         }
     }
 
-    /// A factor of a matrix product in this precision.
-    pub fn factor(self, tensor: Tensor<2>) -> Tensor<2> {
+    /// A tensor rounded to this precision.
+    pub fn round<const D: usize>(self, tensor: Tensor<D>) -> Tensor<D> {
         match self {
             Self::F32 => tensor,
             Self::Bf16 => tensor.cast(FloatDType::BF16),

@@ -79,6 +79,8 @@ pub struct Optim {
     pub recompute: bool,
     /// What matrix products are computed in; weights and optimizer are f32.
     pub precision: Precision,
+    /// What the optimizer's two moments are kept in; bf16 halves them, the second one rounded by chance.
+    pub moments: Precision,
     /// Seeds fresh weights: a whole model's, or the Decision Maker's.
     pub seed: u64,
 }
@@ -99,6 +101,8 @@ pub struct Cc {
     pub selection: Choice,
     /// Temperature of the Gumbel-Softmax.
     pub tau: f64,
+    /// What the temperature has become at the last step, on a straight line; 0 leaves it at `tau`.
+    pub tau_end: f64,
     /// Scale of the injected vector.
     pub alpha: f64,
     /// The Decision Maker's learning rate over the model's.
@@ -172,6 +176,7 @@ impl Default for Optim {
             micro_tokens: 128,
             recompute: false,
             precision: Precision::F32,
+            moments: Precision::F32,
             seed: 0,
         }
     }
@@ -188,6 +193,7 @@ impl Default for Cc {
             layer: 0,
             selection: Choice::Argmax,
             tau: 1.0,
+            tau_end: 0.0,
             alpha: 1.0,
             decision_lr_mult: 1.0,
             skip_english: false,
@@ -197,6 +203,13 @@ impl Default for Cc {
 }
 
 impl Cc {
+    /// The settings at step `at` of `total`, where the temperature has moved on.
+    pub fn at(&self, at: usize, total: usize) -> Self {
+        let progress = at as f64 / total.saturating_sub(1).max(1) as f64;
+        let tau = if self.tau_end > 0.0 { self.tau + (self.tau_end - self.tau) * progress } else { self.tau };
+        Self { tau, ..self.clone() }
+    }
+
     /// The choices that belong to the trained model and are stored with it.
     pub fn connection(&self) -> ConnectionOptions {
         let Self { e, pool, site, layer, selection, alpha, seed, .. } = *self;
@@ -351,6 +364,7 @@ impl Recipe {
             "optim.batch_size" => from_1(optim.batch_size),
             "optim.micro_tokens" => from_1(optim.micro_tokens),
             "cc.tau" => above_0(cc.tau),
+            "cc.tau_end" => from_0(cc.tau_end),
             "cc.alpha" => (cc.alpha.is_finite(), "a finite number"),
             "cc.decision_lr_mult" => from_0(cc.decision_lr_mult),
             "transform.pairs" => from_1(transform.pairs),

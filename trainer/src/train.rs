@@ -18,7 +18,7 @@ use crate::batches::Order;
 use crate::interrupt::Interrupt;
 use crate::log::Log;
 use crate::model_folder::{ModelFolder, load_weights};
-use crate::optim::AdamW;
+use crate::optim::{AdamW, Stepped};
 use crate::progress::Progress;
 use crate::recipe::{Cc, Recipe};
 use crate::run_folder::{self, write_file_atomically};
@@ -43,6 +43,8 @@ struct Entry {
     step: usize,
     loss: f64,
     grad_norm: f64,
+    /// Share of the weights that moved.
+    moved: f64,
     lr: f64,
     tokens: usize,
     tokens_per_second: f64,
@@ -113,9 +115,17 @@ pub fn train(
     for at in done..total {
         let started = Instant::now();
         let batch: Vec<&Sample> = order.batch(at).iter().map(|&row| &samples[row]).collect();
-        let result = step(&model, &batch, method, optim.into(), at);
+        let cc;
+        let now = match method {
+            Method::Sft => method,
+            Method::Cc(settings) => {
+                cc = settings.at(at, total);
+                Method::Cc(&cc)
+            }
+        };
+        let result = step(&model, &batch, now, optim.into(), at);
         let lr = schedule::lr(at, total, optim.lr, optim.warmup_ratio);
-        let (updated, grad_norm) = optimizer.step(model, &result.gradients, lr);
+        let (updated, Stepped { grad_norm, moved }) = optimizer.step(model, result.gradients, lr);
         model = updated;
         if !result.loss.is_finite() || !grad_norm.is_finite() {
             let ids: Vec<&str> = batch.iter().map(|sample| sample.id.as_str()).collect();
@@ -131,6 +141,7 @@ pub fn train(
                 step: done,
                 loss: result.loss,
                 grad_norm,
+                moved,
                 lr,
                 tokens: result.tokens,
                 tokens_per_second: result.tokens as f64 / started.elapsed().as_secs_f64(),

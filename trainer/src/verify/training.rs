@@ -78,9 +78,9 @@ fn steps(fixture: &Fixture, report: &mut Report, run: &str, method: Method, clip
             grad_norms.push(result.gradients.norm());
             break;
         }
-        let grad_norm;
-        (model, grad_norm) = optimizer.step(model, &result.gradients, LR);
-        grad_norms.push(grad_norm);
+        let stepped;
+        (model, stepped) = optimizer.step(model, result.gradients, LR);
+        grad_norms.push(stepped.grad_norm);
     }
     let expected = &fixture.expected;
     report.compare(expected, &format!("{run}.loss"), &losses, STEPS_LOSS)?;
