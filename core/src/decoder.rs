@@ -1,6 +1,6 @@
 //! The decoder: embedding, blocks, final norm, and the only layer loop. Llama and Qwen2 are values of one config.
 
-use crate::attention::Attention;
+use crate::attention::{Attention, Places};
 use crate::cache::KvCache;
 use crate::config::ModelConfig;
 use crate::decision_maker::DecisionMaker;
@@ -118,12 +118,13 @@ impl Decoder {
                 probe.offer(site, output);
             }
         };
+        let places = Places::new(&self.rope, seq, cache.as_deref(), &hidden.device());
         let mut hidden = hidden;
         for layer in layers {
             let block = &self.layers[layer];
             let attended = block.self_attn.forward(
                 block.input_layernorm.forward(hidden.clone()),
-                &self.rope,
+                &places,
                 layer,
                 cache.as_deref_mut(),
             );

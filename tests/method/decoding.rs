@@ -9,7 +9,7 @@ use cctuning::decision_maker::Pool;
 use cctuning::error::Error;
 use cctuning::generate::{Choice, Connection, ConnectionOptions, Decoding, GenerateOptions, Source};
 use cctuning::model::{CcModel, InputEmbedding, TokenBatch};
-use cctuning::sampling::{Nucleus, Sampling};
+use cctuning::sampling::{Nucleus, Sampling, row_rng};
 use cctuning::tap::{FfnActivations, Injection, Site};
 use cctuning::transform_matrix::{FoldedTransform, TransformMatrix};
 use trainer::evaluate;
@@ -251,7 +251,7 @@ fn seeded_sampling_repeats_itself_and_another_seed_says_something_else() {
 #[test]
 fn a_nucleus_draws_each_of_its_tokens_by_share_and_never_another() {
     let logits: Vec<f32> = [0.5f32, 0.3, 0.15, 0.05].iter().map(|p| p.ln() * 2.0).collect();
-    let mut nucleus = Nucleus::new(2.0, 0.79, 9);
+    let mut nucleus = Nucleus::new(2.0, 0.79, row_rng(9, &[]));
     let mut counts = [0; 4];
     for _ in 0..4000 {
         counts[nucleus.draw(&logits)] += 1;
