@@ -1,25 +1,54 @@
 //! The key/value cache: allocated once for the whole answer, written in place, rewound for the re-run of the anchor.
+//!
+//! Rows of unequal length are padded on the *left*: so the ends of all prompts and all new tokens stand in the same
+//! slots, and only two things differ by row, the pads that nobody may look at and the positions counted after them.
 
 use crate::config::ModelConfig;
 use burn::tensor::{Device, Tensor};
 
-/// Keys and values of every layer, each `[batch, n_kv_heads, capacity, head_dim]`, filled up to `len` tokens.
+/// Keys and values of every layer, each `[batch, n_kv_heads, capacity, head_dim]`, filled up to `len` slots.
+#[derive(Clone)]
 pub struct KvCache {
     layers: Vec<Option<(Tensor<4>, Tensor<4>)>>,
     len: usize,
     capacity: usize,
+    pads: Vec<usize>,
 }
 
 impl KvCache {
     /// An empty cache for `batch` sequences of at most `capacity` tokens.
     pub fn new(config: &ModelConfig, batch: usize, capacity: usize, device: &Device) -> Self {
-        let shape = [batch, config.n_kv_heads, capacity, config.head_dim];
-        let layers =
-            (0..config.n_layers).map(|_| Some((Tensor::zeros(shape, device), Tensor::zeros(shape, device)))).collect();
-        Self { layers, len: 0, capacity }
+        Self::of_shape(config.n_layers, [batch, config.n_kv_heads, capacity, config.head_dim], device)
     }
 
-    /// Tokens already held; the position of the next one.
+    /// An empty cache of `n_layers` times `[batch, n_kv_heads, capacity, head_dim]`.
+    pub(crate) fn of_shape(n_layers: usize, shape: [usize; 4], device: &Device) -> Self {
+        let layers =
+            (0..n_layers).map(|_| Some((Tensor::zeros(shape, device), Tensor::zeros(shape, device)))).collect();
+        Self { layers, len: 0, capacity: shape[2], pads: Vec::new() }
+    }
+
+    /// An empty cache for rows that begin with so many pads each, of at most `capacity` slots.
+    pub fn left_padded(config: &ModelConfig, pads: &[usize], capacity: usize, device: &Device) -> Self {
+        let pads_matter = pads.iter().any(|&pad| pad > 0);
+        let pads_of_rows = if pads_matter { pads.to_vec() } else { Vec::new() };
+        Self { pads: pads_of_rows, ..Self::new(config, pads.len(), capacity, device) }
+    }
+
+    /// The same content for `rows` rows, from a cache of one.
+    pub fn repeated(&self, rows: usize) -> Self {
+        let repeat = |tensor: &Tensor<4>| tensor.clone().repeat_dim(0, rows);
+        let layers = self.layers.iter().map(|layer| layer.as_ref().map(|(k, v)| (repeat(k), repeat(v))));
+        let pads = self.pads.iter().cycle().take(self.pads.len() * rows).copied();
+        Self { layers: layers.collect(), pads: pads.collect(), ..*self }
+    }
+
+    /// Pads at the head of every row; empty when no row has any.
+    pub fn pads(&self) -> &[usize] {
+        &self.pads
+    }
+
+    /// Slots already held; the slot of the next token.
     pub fn len(&self) -> usize {
         self.len
     }

@@ -1,6 +1,6 @@
 //! The decoder: embedding, blocks, final norm, and the only layer loop. Llama and Qwen2 are values of one config.
 
-use crate::attention::Attention;
+use crate::attention::{Attention, Places};
 use crate::cache::KvCache;
 use crate::config::ModelConfig;
 use crate::decision_maker::DecisionMaker;
@@ -33,8 +33,8 @@ impl Block {
     }
 
     /// What is added to the stream first: `[batch, seq, d_model]`, as `hidden`.
-    fn attended(&self, hidden: Tensor<3>, rope: &Rope, layer: usize, cache: Option<&mut KvCache>) -> Tensor<3> {
-        self.self_attn.forward(self.input_layernorm.forward(hidden), rope, layer, cache)
+    fn attended(&self, hidden: Tensor<3>, places: &Places, layer: usize, cache: Option<&mut KvCache>) -> Tensor<3> {
+        self.self_attn.forward(self.input_layernorm.forward(hidden), places, layer, cache)
     }
 
     /// What is added to the stream second, the `f_l` of the method: `[batch, seq, d_model]`, as `hidden`.
@@ -77,6 +77,12 @@ impl Decoder {
     /// Longest sequence, in tokens.
     pub fn context(&self) -> usize {
         self.rope.context()
+    }
+
+    /// An empty cache for `batch` sequences of at most `capacity` tokens.
+    pub fn cache(&self, batch: usize, capacity: usize) -> KvCache {
+        let [heads, width] = self.layers[0].self_attn.kv_dims();
+        KvCache::of_shape(self.layers.len(), [batch, heads, capacity, width], &self.embedding().device())
     }
 
     /// The Decision Maker (Eq. 3-4).
@@ -128,10 +134,11 @@ impl Decoder {
                 probe.offer(site, output);
             }
         };
+        let places = Places::new(&self.rope, seq, cache.as_deref(), &hidden.device());
         let mut hidden = hidden;
         for layer in layers {
             let block = &self.layers[layer];
-            let attended = block.attended(hidden.clone(), &self.rope, layer, cache.as_deref_mut());
+            let attended = block.attended(hidden.clone(), &places, layer, cache.as_deref_mut());
             offer(Site::Attention, &attended);
             hidden = hidden + attended;
             let fed = block.fed(hidden.clone());
@@ -149,17 +156,18 @@ impl Decoder {
     }
 
     /// Runs the last block where only some rows of its output are wanted: every position is attended to, the
-    /// feed-forward network meets the wanted rows alone. Returns what the block added there, attention first.
+    /// feed-forward network meets the wanted rows alone. A cache is written and not advanced.
     ///
     /// # Shapes
     /// - `hidden`: `[batch, seq, d_model]`, the input of the last block
     /// - `rows`: `[n]`, counted over `batch * seq`
     /// - returns: the stream, the attention's and the feed-forward network's output, each `[n, d_model]`
-    pub fn last_rows(&self, hidden: Tensor<3>, rows: Tensor<1, Int>) -> [Tensor<2>; 3] {
+    pub fn last_rows(&self, hidden: Tensor<3>, rows: Tensor<1, Int>, cache: Option<&mut KvCache>) -> [Tensor<2>; 3] {
         let [batch, seq, d_model] = hidden.dims();
         let layer = self.layers.len() - 1;
         let block = &self.layers[layer];
-        let attended = block.attended(hidden.clone(), &self.rope, layer, None);
+        let places = Places::new(&self.rope, seq, cache.as_deref(), &hidden.device());
+        let attended = block.attended(hidden.clone(), &places, layer, cache);
         let at_rows = |x: Tensor<3>| x.reshape([batch * seq, d_model]).select(0, rows.clone());
         let (hidden, attended) = (at_rows(hidden), at_rows(attended));
         let hidden = hidden + attended.clone();

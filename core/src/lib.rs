@@ -20,8 +20,9 @@
 //!
 //! # Symbols and axes
 //!
-//! `batch`, `seq` (right-padded tokens), `d_model` (width of the stream), `d_ff`, `n_layers` (L), `n_heads` query heads
-//! sharing `n_kv_heads` key/value heads of `head_dim`, `vocab_size`. Right padding needs no mask: attention is causal.
+//! `batch`, `seq` (tokens, padded on the right in training, on the left in decoding), `d_model` (width of the stream), `d_ff`, `n_layers` (L), `n_heads` query heads
+//! sharing `n_kv_heads` key/value heads of `head_dim`, `vocab_size`. Right padding needs no mask: attention is causal. Left padding is
+//! hidden by one, see `cache`.
 //!
 //! # Map
 //!
@@ -31,11 +32,11 @@
 
 pub mod error;
 pub mod config;
+pub mod anchor;
 pub mod rope;
 pub mod cache;
 pub mod attention;
 pub mod feed_forward;
-pub mod anchor;
 pub mod tap;
 pub mod decision_maker;
 pub mod decoder;
@@ -45,6 +46,7 @@ pub mod checkpoint;
 pub mod tokenizer;
 pub mod chat;
 pub mod sampling;
+pub mod connection;
 pub mod generate;
 pub mod bundle;
 

@@ -108,13 +108,8 @@ impl CcModel {
         let taps = Taps { probe: Some(&mut probe), injection: None };
         let hidden = self.model.forward(self.model.embed(batch.ids.clone()), 0..self.model.n_layers() - 1, None, taps);
         let rows = anchor.rows(&hidden);
-        let [block, attention, feed_forward] = self.model.last_rows(hidden, rows);
         let mut layers = probe.into_layers();
-        layers.push(match site {
-            Site::FeedForward => feed_forward,
-            Site::Attention => attention,
-            Site::Block => block,
-        });
+        layers.push(site.of(self.model.last_rows(hidden, rows, None)));
         FfnActivations(Tensor::stack(layers, 1))
     }
 

@@ -2,10 +2,12 @@
 //!
 //! Burn's `RotaryEncoding` rotates adjacent pairs (Meta's layout), so this one is ours.
 
+use crate::anchor::index;
 use crate::config::{ModelConfig, RopeScaling};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use core::f64::consts::PI;
+use core::ops::Range;
 
 /// Longest context for which tables are made, in tokens; checkpoints that announce more are read up to here.
 pub const MAX_CONTEXT: usize = 8192;
@@ -43,20 +45,38 @@ impl Rope {
         self.cos.dims()[0]
     }
 
-    /// Rotates `x` whose first token stands at position `start`.
+    /// The rotation of the tokens in `slots`. A row that is padded on the left by `pad` tokens has its position 0 in
+    /// slot `pad`; no pads at all stand for none in any row.
+    pub fn rotation(&self, slots: Range<usize>, pads: &[usize]) -> Rotation {
+        let rows = |table: &Tensor<2>| {
+            if pads.is_empty() {
+                return table.clone().slice([slots.clone()]).unsqueeze::<4>();
+            }
+            let positions = pads.iter().flat_map(|&pad| slots.clone().map(move |slot| slot.saturating_sub(pad)));
+            let rows = table.clone().select(0, index(positions, &table.device()));
+            rows.reshape([pads.len(), 1, slots.len(), table.dims()[1]])
+        };
+        Rotation { cos: rows(&self.cos), sin: rows(&self.sin) }
+    }
+}
+
+/// `cos` and `sin` of the tokens of one pass, each `[batch or 1, 1, seq, head_dim]`.
+pub struct Rotation {
+    cos: Tensor<4>,
+    sin: Tensor<4>,
+}
+
+impl Rotation {
+    /// Rotates queries or keys.
     ///
     /// # Shapes
     /// - `x`: `[batch, heads, seq, head_dim]`
     /// - returns: the same
-    pub fn apply(&self, x: Tensor<4>, start: usize) -> Tensor<4> {
-        let [_, _, seq, head_dim] = x.dims();
-        let half = head_dim / 2;
-        let rows = start..start + seq;
-        let cos = self.cos.clone().slice([rows.clone()]).unsqueeze::<4>();
-        let sin = self.sin.clone().slice([rows]).unsqueeze::<4>();
+    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+        let half = x.dims()[3] / 2;
         let first = x.clone().narrow(3, 0, half);
         let second = x.clone().narrow(3, half, half);
-        x * cos + Tensor::cat(vec![second.neg(), first], 3) * sin
+        x * self.cos.clone() + Tensor::cat(vec![second.neg(), first], 3) * self.sin.clone()
     }
 }
 

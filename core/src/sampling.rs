@@ -3,6 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,13 @@ pub enum Sampling {
     },
 }
 
+/// Random numbers of one prompt: of nothing but the seed and its ids, so that neighbours in a batch have no part in them.
+pub fn row_rng(seed: u64, ids: &[u32]) -> ChaCha8Rng {
+    let mut hash = Sha256::new_with_prefix(seed.to_le_bytes());
+    ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+    ChaCha8Rng::from_seed(hash.finalize().into())
+}
+
 /// Draws from the smallest set of likeliest tokens that holds `top_p` of the mass.
 pub struct Nucleus {
     rng: ChaCha8Rng,
@@ -31,8 +39,8 @@ pub struct Nucleus {
 
 impl Nucleus {
     /// A seeded sampler.
-    pub fn new(temperature: f32, top_p: f32, seed: u64) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), temperature: temperature.max(1e-4), top_p }
+    pub fn new(temperature: f32, top_p: f32, rng: ChaCha8Rng) -> Self {
+        Self { rng, temperature: temperature.max(1e-4), top_p }
     }
 
     /// Index of the drawn token among `logits`.

@@ -18,6 +18,17 @@ pub enum Site {
     Block,
 }
 
+impl Site {
+    /// Its part of [`crate::decoder::Decoder::last_rows`].
+    pub fn of<T>(self, [block, attention, feed_forward]: [T; 3]) -> T {
+        match self {
+            Self::FeedForward => feed_forward,
+            Self::Attention => attention,
+            Self::Block => block,
+        }
+    }
+}
+
 /// Activations of every layer at the anchors: `G` of an English pass, `F` of the prompt's own.
 #[derive(Clone, Debug)]
 pub struct FfnActivations(pub Tensor<3>);

@@ -9,21 +9,21 @@ use cctuning::decision_maker::Pool;
 use cctuning::error::Error;
 use cctuning::generate::{Choice, Connection, ConnectionOptions, Decoding, GenerateOptions, Source};
 use cctuning::model::{CcModel, InputEmbedding, TokenBatch};
-use cctuning::sampling::{Nucleus, Sampling};
+use cctuning::sampling::{Nucleus, Sampling, row_rng};
 use cctuning::tap::{FfnActivations, Injection, Site};
 use cctuning::transform_matrix::{FoldedTransform, TransformMatrix};
 use trainer::evaluate;
 
 use crate::small_model::{assert_close, config, model, prompt, random_ids, values};
 
-struct World {
-    config: ModelConfig,
-    model: CcModel,
-    matrix: TransformMatrix,
-    folded: FoldedTransform,
+pub struct World {
+    pub config: ModelConfig,
+    pub model: CcModel,
+    pub matrix: TransformMatrix,
+    pub folded: FoldedTransform,
 }
 
-fn world(family: Family) -> World {
+pub fn world(family: Family) -> World {
     let config = config(family, family == Family::Qwen2);
     let model = model(&config, 3);
     let d = config.d_model;
@@ -33,7 +33,7 @@ fn world(family: Family) -> World {
     World { config, model, matrix, folded }
 }
 
-fn options(source: Source) -> GenerateOptions {
+pub fn options(source: Source) -> GenerateOptions {
     GenerateOptions {
         max_new_tokens: 8,
         sampling: Sampling::Greedy,
@@ -44,26 +44,26 @@ fn options(source: Source) -> GenerateOptions {
 }
 
 impl World {
-    fn start(&self, prompts: &[&Prompt], english: &[&Prompt], options: GenerateOptions) -> Decoding<'_> {
+    pub fn start(&self, prompts: &[&Prompt], english: &[&Prompt], options: GenerateOptions) -> Decoding<'_> {
         Decoding::start(&self.model, &self.config, Some(&self.folded), prompts, english, options).unwrap()
     }
 
-    fn answer(&self, prompt: &Prompt, english: &Prompt, options: &GenerateOptions) -> Vec<u32> {
+    pub fn answer(&self, prompt: &Prompt, english: &Prompt, options: &GenerateOptions) -> Vec<u32> {
         read_sync(self.start(&[prompt], &[english], options.clone()).finish()).unwrap().remove(0)
     }
 
-    fn connection(&self, prompt: &Prompt, connection: ConnectionOptions) -> Connection {
+    pub fn connection(&self, prompt: &Prompt, connection: ConnectionOptions) -> Connection {
         let options = GenerateOptions { connection, ..options(Source::Transform) };
         read_sync(self.start(&[prompt], &[], options).connections()).unwrap().unwrap().remove(0)
     }
 
-    fn captured(&self, prompt: &Prompt) -> FfnActivations {
+    pub fn captured(&self, prompt: &Prompt) -> FfnActivations {
         let batch = TokenBatch::new(&[&prompt.ids], &self.model.device());
         self.model.activations(&batch, &Anchor::new(vec![prompt.anchor]), Site::FeedForward)
     }
 
     /// The vector of Eq. 3-5 by the book: `G` whole, no folding, the layer of the largest logit.
-    fn vector(&self, activations: &FfnActivations, prompt: &Prompt) -> (usize, Tensor<2>) {
+    pub fn vector(&self, activations: &FfnActivations, prompt: &Prompt) -> (usize, Tensor<2>) {
         let batch = TokenBatch::new(&[&prompt.ids], &self.model.device());
         let (anchor, content) = (Anchor::new(vec![prompt.anchor]), std::slice::from_ref(&prompt.content));
         let e = self.model.input_embedding(InputEmbedding::ContentMean, &batch, &anchor, content);
@@ -73,7 +73,7 @@ impl World {
     }
 
     /// Greedy tokens and first logits, one full pass over everything per token.
-    fn two_full_passes(&self, prompt: &Prompt, vector: Tensor<2>, tokens: usize) -> (Vec<u32>, Vec<f32>) {
+    pub fn two_full_passes(&self, prompt: &Prompt, vector: Tensor<2>, tokens: usize) -> (Vec<u32>, Vec<f32>) {
         let injection = Injection::new(Anchor::new(vec![prompt.anchor]), vector);
         let (mut ids, mut first) = (prompt.ids.clone(), Vec::new());
         for _ in 0..tokens {
@@ -251,7 +251,7 @@ fn seeded_sampling_repeats_itself_and_another_seed_says_something_else() {
 #[test]
 fn a_nucleus_draws_each_of_its_tokens_by_share_and_never_another() {
     let logits: Vec<f32> = [0.5f32, 0.3, 0.15, 0.05].iter().map(|p| p.ln() * 2.0).collect();
-    let mut nucleus = Nucleus::new(2.0, 0.79, 9);
+    let mut nucleus = Nucleus::new(2.0, 0.79, row_rng(9, &[]));
     let mut counts = [0; 4];
     for _ in 0..4000 {
         counts[nucleus.draw(&logits)] += 1;

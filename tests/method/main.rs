@@ -8,5 +8,7 @@ mod by_hand;
 mod decoding;
 mod fitting;
 mod passes;
+mod ragged;
 mod storage;
+mod switches;
 mod training_step;

@@ -208,19 +208,35 @@ fn the_order_of_rows_in_a_batch_does_not_change_the_gradient() {
 
 #[test]
 fn reading_equal_english_prompts_once_equals_reading_each_rows_own() {
-    let rows = rows();
+    assert_together_equals_alone(&rows(), &Cc::default());
+}
+
+#[test]
+fn reading_the_common_head_of_the_english_prompts_once_equals_reading_each_whole() {
+    let mut rows = rows();
+    for row in &mut rows {
+        let own = std::mem::take(&mut row.english.ids);
+        row.english.ids = (100..112).chain(own).collect();
+        row.english.anchor += 12;
+    }
+    for site in [Site::FeedForward, Site::Attention, Site::Block] {
+        assert_together_equals_alone(&rows, &Cc { site, ..Cc::default() });
+    }
+}
+
+/// A batch gives the loss and the gradient of its rows taken one at a time, where there is nothing to share.
+fn assert_together_equals_alone(rows: &[Sample], cc: &Cc) {
     let model = trainable(true);
     let noise = noise(7);
-    let cc = Cc::default();
     let all: Vec<&Sample> = rows.iter().collect();
-    let together = step_with_noise(&model, &all, Method::Cc(&cc), ONE_BATCH, noise.clone());
+    let together = step_with_noise(&model, &all, Method::Cc(cc), ONE_BATCH, noise.clone());
     let share = together.connection.as_ref().unwrap().english_share;
     assert!((share - 5.0 / 7.0).abs() < 1e-9, "five of seven English prompts are distinct, found a share of {share}");
 
     let answers: usize = rows.iter().map(|row| row.answer.len()).sum();
     let (mut loss, mut sum) = (0.0, BTreeMap::<String, Vec<f32>>::new());
     for (at, row) in rows.iter().enumerate() {
-        let alone = step_with_noise(&model, &[row], Method::Cc(&cc), ONE_BATCH, noise.clone().narrow(0, at, 1));
+        let alone = step_with_noise(&model, &[row], Method::Cc(cc), ONE_BATCH, noise.clone().narrow(0, at, 1));
         let weight = row.answer.len() as f32 / answers as f32;
         loss += alone.loss * f64::from(weight);
         for (name, gradient) in gradients(&model, &alone) {

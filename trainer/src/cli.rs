@@ -294,7 +294,11 @@ fn eval_folder(path: &Path, data: &Path, source: Source, recipe: &Recipe) -> Res
         folder.settings.connection = recipe.cc.connection();
     }
     let samples = evaluate::at_most(recipe.eval.limit, samples(recipe, &folder, &read_rows(data)?)?);
-    let prompts: Vec<(&Prompt, &Prompt)> = samples.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
+    let mut prompts: Vec<(&Prompt, &Prompt)> = samples.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
+    if source == Source::Shuffled {
+        let others = evaluate::others(samples.len(), recipe.cc.seed)?;
+        prompts.iter_mut().zip(others).for_each(|(pair, other)| pair.1 = &samples[other].prompt);
+    }
     let options = crate::run::options(recipe, &folder, source)?;
     let answers =
         evaluate::answer(&folder.model, &folder.config, folder.folded_transform().as_ref(), &prompts, &options)?;

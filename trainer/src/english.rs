@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use burn::tensor::Tensor;
 use burn::tensor::TensorData;
 use cctuning::anchor::{Anchor, index};
+use cctuning::cache::KvCache;
 use cctuning::decision_maker::Selection;
 use cctuning::model::{CcModel, TokenBatch};
-use cctuning::tap::{FfnActivations, Injection};
+use cctuning::tap::{FfnActivations, Injection, Probe, Taps};
 
 use crate::backward::Pass;
 use crate::batches::micro_batches;
@@ -15,6 +16,9 @@ use crate::optim::Gradients;
 use crate::recipe::{Cc, EnglishGrad};
 use crate::sample::Sample;
 use crate::step::{Economy, in_parallel};
+
+/// Tokens from which on a common prefix is worth a pass of its own.
+const SHORTEST_PREFIX: usize = 8;
 
 /// The English side of a global batch.
 pub struct English<'a> {
@@ -52,9 +56,10 @@ impl<'a> English<'a> {
             // No graph, no output head: only what the anchors hold is wanted.
             let lengths: Vec<usize> = distinct.iter().map(|sample| sample.english.ids.len()).collect();
             let groups = micro_batches(&lengths, economy.micro_tokens);
+            let prefix = Prefix::read(model, &distinct, economy);
             let read = in_parallel(economy.threads(model), &groups, |group| {
                 let samples: Vec<&Sample> = group.iter().map(|&row| distinct[row]).collect();
-                english_activations(model, &samples, cc).0
+                activations_after(model, &samples, cc, economy, prefix.as_ref())
             });
             // From the order of the groups back to that of the prompts.
             let mut place = vec![0; distinct.len()];
@@ -143,6 +148,69 @@ pub fn connect(
 /// `G`: what the English twins' prompts hold at their anchors.
 pub fn english_activations(model: &CcModel, samples: &[&Sample], cc: &Cc) -> FfnActivations {
     model.activations(&english_tokens(model, samples), &english_anchor(samples), cc.site)
+}
+
+/// What all English prompts of a step begin with: the head of the template, run once.
+struct Prefix {
+    len: usize,
+    cache: KvCache,
+}
+
+impl Prefix {
+    /// None where it is too short to be worth a pass of its own.
+    fn read(model: &CcModel, samples: &[&Sample], economy: Economy) -> Option<Self> {
+        let first = &samples.first()?.english;
+        // The anchor stays outside: it is what is to be read.
+        let len = samples.iter().fold(first.anchor, |len, sample| {
+            let same = first.ids.iter().zip(&sample.english.ids).take_while(|(a, b)| a == b).count();
+            len.min(same).min(sample.english.anchor)
+        });
+        if len < SHORTEST_PREFIX || samples.len() == 1 {
+            return None;
+        }
+        let longest = samples.iter().map(|sample| sample.english.ids.len()).max()?;
+        let mut cache = model.model.cache(1, longest);
+        let mut hidden = model.model.embed(TokenBatch::new(&[&first.ids[..len]], &model.device()).ids);
+        for layers in economy.runs(0..model.model.n_layers()) {
+            cache.rewind(0);
+            let blocks = economy.precision.blocks(model, layers.clone());
+            hidden = blocks.model.forward(hidden, layers, Some(&mut cache), Taps::default());
+        }
+        Some(Self { len, cache })
+    }
+}
+
+/// [`english_activations`] as training reads them: after the common prefix, in the step's precision.
+///
+/// # Shapes
+/// - returns: `[batch, n_layers, d_model]`
+fn activations_after(
+    model: &CcModel,
+    samples: &[&Sample],
+    cc: &Cc,
+    economy: Economy,
+    prefix: Option<&Prefix>,
+) -> Tensor<3> {
+    let start = prefix.map_or(0, |prefix| prefix.len);
+    let rows: Vec<&[u32]> = samples.iter().map(|sample| &sample.english.ids[start..]).collect();
+    let anchor = Anchor::new(samples.iter().map(|sample| sample.english.anchor - start).collect());
+    let mut cache = prefix.map(|prefix| prefix.cache.repeated(samples.len()));
+    let mut hidden = model.model.embed(TokenBatch::new(&rows, &model.device()).ids);
+    let mut probe = Probe::new(cc.site, anchor.clone());
+    let last = model.model.n_layers() - 1;
+    for layers in economy.runs(0..last) {
+        let blocks = economy.precision.blocks(model, layers.clone());
+        let taps = Taps { probe: Some(&mut probe), injection: None };
+        hidden = blocks.model.forward(hidden, layers, cache.as_mut(), taps);
+        if let Some(cache) = &mut cache {
+            cache.rewind(start);
+        }
+    }
+    let rows = anchor.rows(&hidden);
+    let blocks = economy.precision.blocks(model, last..last + 1);
+    let mut layers = probe.into_layers();
+    layers.push(cc.site.of(blocks.model.last_rows(hidden, rows, cache.as_mut())));
+    Tensor::stack(layers, 1)
 }
 
 fn english_tokens(model: &CcModel, samples: &[&Sample]) -> TokenBatch {

@@ -1,21 +1,28 @@
 //! Answering prompts in batches and judging the answers.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use cctuning::chat::Prompt;
 use cctuning::config::ModelConfig;
 use cctuning::generate::{Decoding, GenerateOptions};
 use cctuning::model::CcModel;
 use cctuning::tokenizer::Tokenizer;
 use cctuning::transform_matrix::FoldedTransform;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 
 use crate::sample::Sample;
 
-/// Prompts answered at once; more gains nothing on a CPU.
-const BATCH: usize = 32;
+/// Slots of one batch, prompt and answer and padding together: a batch of a large model then fits beside its weights, and
+/// a GPU has enough to do.
+const BATCH_SLOTS: usize = 16_384;
+/// Most rows of one batch: rows that have ended wait for the last one.
+const BATCH_ROWS: usize = 128;
 
-/// Greedy answers to prompts of any length: prompts of equal length share a batch, so nothing is padded and every
-/// answer is the one it would get alone.
+/// Greedy answers to prompts of any length, in the order of the prompts. Beside each prompt stands the other one that the
+/// source needs: its English twin for `Source::Parallel`, see [`others`] for `Source::Shuffled`.
+///
+/// Prompts of similar length share a batch; every answer is the one that the prompt would get alone.
 pub fn answer(
     model: &CcModel,
     config: &ModelConfig,
@@ -23,21 +30,48 @@ pub fn answer(
     prompts: &[(&Prompt, &Prompt)],
     options: &GenerateOptions,
 ) -> Result<Vec<Vec<u32>>> {
-    let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
-    for (at, (prompt, _)) in prompts.iter().enumerate() {
-        groups.entry((prompt.ids.len(), prompt.anchor)).or_default().push(at);
-    }
+    let lengths: Vec<usize> = prompts.iter().map(|(prompt, _)| prompt.ids.len() + options.max_new_tokens).collect();
     let mut answers = vec![Vec::new(); prompts.len()];
-    for group in groups.values().flat_map(|group| group.chunks(BATCH)) {
-        let own: Vec<&Prompt> = group.iter().map(|&at| prompts[at].0).collect();
-        let english: Vec<&Prompt> = group.iter().map(|&at| prompts[at].1).collect();
-        let decoding = Decoding::start(model, config, transform, &own, &english, options.clone())?;
+    for batch in batches(&lengths) {
+        let own: Vec<&Prompt> = batch.iter().map(|&at| prompts[at].0).collect();
+        let others: Vec<&Prompt> = batch.iter().map(|&at| prompts[at].1).collect();
+        let decoding = Decoding::start(model, config, transform, &own, &others, options.clone())?;
         let tokens = burn::tensor::read_sync(decoding.finish())?;
-        for (&at, tokens) in group.iter().zip(tokens) {
+        for (at, tokens) in batch.into_iter().zip(tokens) {
             answers[at] = tokens;
         }
     }
     Ok(answers)
+}
+
+/// Cuts rows, the longest first, into batches of at most [`BATCH_SLOTS`]: what does not fit into memory shows at once.
+pub fn batches(lengths: &[usize]) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&at| std::cmp::Reverse(lengths[at]));
+    let mut rest = &order[..];
+    let mut batches = Vec::new();
+    while let Some(&longest) = rest.first() {
+        let rows = (BATCH_SLOTS / lengths[longest].max(1)).clamp(1, BATCH_ROWS).min(rest.len());
+        let (batch, left) = rest.split_at(rows);
+        batches.push(batch.to_vec());
+        rest = left;
+    }
+    batches
+}
+
+/// For each of `n` prompts the one whose activations `Source::Shuffled` gives it: each gives once, none to itself.
+///
+/// # Errors
+/// A single prompt has no other.
+pub fn others(n: usize, seed: u64) -> Result<Vec<usize>> {
+    ensure!(n != 1, "the shuffled source needs at least two prompts: a single one has no other to be confused with");
+    // Sattolo's shuffle: one cycle through all.
+    let mut others: Vec<usize> = (0..n).collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    for at in (1..n).rev() {
+        others.swap(at, rng.random_range(0..at));
+    }
+    Ok(others)
 }
 
 /// The first `limit` samples of each language; 0 keeps all.

@@ -70,6 +70,7 @@ pub enum SourceArg {
     Identity,
     Zero,
     Random,
+    Shuffled,
 }
 
 impl From<SourceArg> for Source {
@@ -81,6 +82,7 @@ impl From<SourceArg> for Source {
             SourceArg::Identity => Self::Identity,
             SourceArg::Zero => Self::Zero,
             SourceArg::Random => Self::Random,
+            SourceArg::Shuffled => Self::Shuffled,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use cctuning::chat::{AnchorRule, ChatTemplate};
 use cctuning::decision_maker::Pool;
-use cctuning::generate::{Choice, ConnectionOptions};
+use cctuning::generate::{Choice, ConnectionOptions, Stop, TwoPass};
 use cctuning::model::InputEmbedding;
 use cctuning::tap::Site;
 use serde::{Deserialize, Serialize};
@@ -107,6 +107,10 @@ pub struct Cc {
     pub alpha: f64,
     /// The Decision Maker's learning rate over the model's.
     pub decision_lr_mult: f64,
+    /// How the vector gets into a prefill that has to be read first: `reuse` or `full`.
+    pub two_pass: TwoPass,
+    /// Which ids end an answer: `template`, `config` or `both`.
+    pub stop: Stop,
     /// Train English rows without a connection.
     pub skip_english: bool,
     /// Seeds what the connection draws: Gumbel noise, and the layers of `pool = "random"`.
@@ -196,6 +200,8 @@ impl Default for Cc {
             tau_end: 0.0,
             alpha: 1.0,
             decision_lr_mult: 1.0,
+            two_pass: TwoPass::Reuse,
+            stop: Stop::Template,
             skip_english: false,
             seed: 0,
         }
@@ -212,8 +218,8 @@ impl Cc {
 
     /// The choices that belong to the trained model and are stored with it.
     pub fn connection(&self) -> ConnectionOptions {
-        let Self { e, pool, site, layer, selection, alpha, seed, .. } = *self;
-        ConnectionOptions { e, pool, choice: selection, site, layer, alpha: alpha as f32, seed }
+        let Self { e, pool, site, layer, selection, alpha, two_pass, seed, .. } = *self;
+        ConnectionOptions { e, pool, choice: selection, site, layer, alpha: alpha as f32, two_pass, seed }
     }
 }
 

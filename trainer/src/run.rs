@@ -122,7 +122,7 @@ pub fn options(recipe: &Recipe, base: &ModelFolder, source: Source) -> Result<Ge
         sampling: Sampling::Greedy,
         source,
         connection: base.settings.connection,
-        stop_ids: base.settings.template.stop_ids(&base.tokenizer)?,
+        stop_ids: recipe.cc.stop.ids(&base.settings.template.stop_ids(&base.tokenizer)?, &base.config),
     })
 }
 

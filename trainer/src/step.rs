@@ -3,6 +3,7 @@
 //! The global batch is cut into micro-batches of similar length; every loss is divided by the answer tokens of the
 //! *global* batch, so the sum of gradients does not depend on the cut. One English pass serves the whole window.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::Module;
@@ -71,6 +72,15 @@ pub struct ConnectionStats {
 }
 
 impl Economy {
+    /// Layers that are run together without a graph: all, or in bf16, whose rounded weights are not to be held all at
+    /// once, one by one.
+    pub(crate) fn runs(&self, layers: Range<usize>) -> Vec<Range<usize>> {
+        match self.precision {
+            Precision::F32 => vec![layers],
+            Precision::Bf16 => layers.map(|layer| layer..layer + 1).collect(),
+        }
+    }
+
     /// Micro-batches computed at once: on the CPU one per core, because most of Burn's operations use one core there.
     /// Whoever recomputes has a model whose gradients are not to be held twice.
     pub(crate) fn threads(&self, model: &CcModel) -> usize {
@@ -201,7 +211,7 @@ fn micro_step(
         }
         _ => {
             let rows = index(answer_row_numbers(samples, hidden.dims()[1]), &model.device());
-            let [stream, ..] = final_block.model.last_rows(hidden.clone(), rows);
+            let [stream, ..] = final_block.model.last_rows(hidden.clone(), rows, None);
             stream
         }
     };
