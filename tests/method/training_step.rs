@@ -187,7 +187,7 @@ fn bf16_products_give_nearly_the_gradient_of_f32_and_the_weights_keep_all_their_
             run(&model, &rows, &Cc::default(), Economy { precision: Precision::Bf16, recompute, ..ONE_BATCH });
         assert_ne!(rounded_loss, loss, "bf16 was asked for and f32 computed");
         assert!((rounded_loss - loss).abs() <= 1e-2 * loss, "{loss} became {rounded_loss}");
-        assert_same(&rounded, &exact, 3e-2, "bf16 beside f32");
+        assert_same(&rounded, &exact, 6e-2, "bf16 beside f32");
         assert_eq!(tensors(&model.valid()), before);
     }
 }
