@@ -259,10 +259,10 @@ fn train_one(method: MethodArg, recipe: &Recipe) -> Result<bool> {
         MethodArg::Cc => Method::Cc(&recipe.cc),
     };
     let out = &recipe.run.out;
-    match train::train("train", &folder, &samples, method, recipe, out, &Interrupt::install()?)? {
+    match train::train("train", folder, &samples, method, recipe, out, &Interrupt::install()?)? {
         Ended::Interrupted => Ok(false),
-        Ended::Finished(model) => {
-            folder.save_model(&model, &out.join("model"), Storage::F32)?;
+        Ended::Finished(folder) => {
+            folder.save_model(&folder.model, &out.join("model"), Storage::F32)?;
             println!("{} written", out.join("model").display());
             Ok(true)
         }

@@ -64,10 +64,10 @@ pub fn pretrain(corpus: &Corpus, recipe: &Recipe, out: &Path, device: &Device, i
     let samples = corpus.base.iter().map(|text| sample(text, &folder.tokenizer)).collect::<Result<Vec<_>>>()?;
     let tokens: usize = samples.iter().map(Sample::len).sum();
     println!("{} lines of base text, {tokens} tokens", samples.len());
-    match train("pretrain", &folder, &samples, Method::Sft, recipe, &out.join("pretraining"), interrupt)? {
+    match train("pretrain", folder, &samples, Method::Sft, recipe, &out.join("pretraining"), interrupt)? {
         Ended::Interrupted => Ok(false),
-        Ended::Finished(model) => {
-            folder.save_model(&model, out, Storage::Bf16)?;
+        Ended::Finished(folder) => {
+            folder.save_model(&folder.model, out, Storage::Bf16)?;
             crate::run_folder::write_file_atomically(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
             Ok(true)
         }

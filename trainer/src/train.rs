@@ -6,11 +6,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
 use cctuning::bundle::hex;
-use cctuning::checkpoint::{self, Storage};
+use cctuning::checkpoint::Storage;
 use cctuning::config::ModelConfig;
 use cctuning::decision_maker::Pool;
-use cctuning::model::CcModel;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -55,16 +56,16 @@ struct Entry {
 /// How a training run ended.
 pub enum Ended {
     /// All steps were taken.
-    Finished(CcModel),
+    Finished(Box<ModelFolder>),
     /// A person asked to stop; the checkpoint holds everything that resuming needs.
     Interrupted,
 }
 
-/// Trains `folder`'s model on `samples`. Checkpoints and the log are written below `out`; a run that was stopped there
+/// Trains `folder`'s model on `samples`; it is taken, so that the weights it began with do not stay in memory. Checkpoints and the log are written below `out`; a run that was stopped there
 /// goes on where its newest whole checkpoint stands.
 pub fn train(
     label: &str,
-    folder: &ModelFolder,
+    mut folder: ModelFolder,
     samples: &[Sample],
     method: Method,
     recipe: &Recipe,
@@ -75,7 +76,7 @@ pub fn train(
         bail!("there is nothing to train on: the data holds no rows");
     }
     fits(&folder.config, folder.model.model.context(), samples, method)?;
-    let fingerprint = fingerprint(recipe, method, folder, samples)?;
+    let fingerprint = fingerprint(recipe, method, &folder, samples)?;
     let checkpoints = out.join("checkpoints");
     run_folder::sweep(out)?;
     run_folder::sweep(&checkpoints)?;
@@ -84,8 +85,7 @@ pub fn train(
     let all = order.steps_per_epoch() * optim.epochs;
     let total = if optim.max_steps > 0 { all.min(optim.max_steps) } else { all };
 
-    let mut model = folder.model.clone();
-    let device = model.device();
+    let device = folder.model.device();
     let mut optimizer = AdamW::new(optim, recipe.cc.decision_lr_mult);
     let mut done = 0;
     if let Some(checkpoint) = run_folder::newest_valid(&checkpoints)? {
@@ -98,7 +98,7 @@ pub fn train(
                 out.join("recipe.toml").display()
             );
         }
-        model = load_weights(&checkpoint, &folder.config, optim.seed, &device)?;
+        folder.model = load_weights(&checkpoint, &folder.config, optim.seed, &device)?;
         let file = checkpoint.join(OPTIMIZER_FILE);
         optimizer.resume(&file.display().to_string(), &fs::read(&file)?, state.step, &device)?;
         done = state.step;
@@ -123,10 +123,10 @@ pub fn train(
                 Method::Cc(&cc)
             }
         };
-        let result = step(&model, &batch, now, optim.into(), at);
+        let result = step(&folder.model, &batch, now, optim.into(), at);
         let lr = schedule::lr(at, total, optim.lr, optim.warmup_ratio);
-        let (updated, Stepped { grad_norm, moved }) = optimizer.step(model, result.gradients, lr);
-        model = updated;
+        let (updated, Stepped { grad_norm, moved }) = optimizer.step(folder.model, result.gradients, lr);
+        folder.model = updated;
         if !result.loss.is_finite() || !grad_norm.is_finite() {
             let ids: Vec<&str> = batch.iter().map(|sample| sample.id.as_str()).collect();
             bail!(
@@ -153,7 +153,7 @@ pub fn train(
         let due = recipe.run.save_every > 0 && done % recipe.run.save_every == 0;
         if stop || due || done == total {
             let state = State { step: done, recipe: fingerprint.clone() };
-            save(&model, folder, &optimizer, &state, &checkpoints)?;
+            save(&folder, &optimizer, &state, &checkpoints)?;
             run_folder::prune(&checkpoints, recipe.run.keep)?;
         }
         if stop && done < total {
@@ -161,12 +161,12 @@ pub fn train(
             return Ok(Ended::Interrupted);
         }
     }
-    Ok(Ended::Finished(model))
+    Ok(Ended::Finished(Box::new(folder)))
 }
 
-fn save(model: &CcModel, folder: &ModelFolder, optimizer: &AdamW, state: &State, checkpoints: &Path) -> Result<()> {
+fn save(folder: &ModelFolder, optimizer: &AdamW, state: &State, checkpoints: &Path) -> Result<()> {
     run_folder::write_atomically(checkpoints, &format!("step-{}", state.step), |path| {
-        folder.save_model(model, path, Storage::F32)?;
+        folder.save_model(&folder.model, path, Storage::F32)?;
         fs::write(path.join(OPTIMIZER_FILE), optimizer.save()?)?;
         fs::write(path.join(STATE_FILE), serde_json::to_vec(state)?)?;
         Ok(())
@@ -184,9 +184,18 @@ fn fingerprint(recipe: &Recipe, method: Method, folder: &ModelFolder, samples: &
     let recipe =
         Recipe { run: Default::default(), eval: Default::default(), transform: Default::default(), ..recipe.clone() };
     let mut start = Sha256::new();
-    start.update(checkpoint::save(&folder.model, Storage::F32)?);
+    folder.model.visit(&mut Hash(&mut start));
     samples.iter().for_each(|sample| start.update(format!("{sample:?}")));
     Ok(format!("method = {method:?}\nstart = {}\n{}", hex(&start.finalize()), recipe.to_toml()?))
+}
+
+/// Hashes every weight, one tensor after the other.
+struct Hash<'a>(&'a mut Sha256);
+
+impl ModuleVisitor for Hash<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0.update(param.val().into_data().as_bytes());
+    }
 }
 
 /// What the recipe alone cannot know: whether rows and layer exist in this model.
