@@ -1,0 +1,151 @@
+//! Times of a real model's shape beside `transformers`, all in one run: loading, prefill, decoding, training steps, and
+//! the peak of each in memory. Every part runs in a process of its own, ours and theirs in turn.
+//!
+//! `cargo run --release -p trainer --no-default-features --example real_shapes -- FOLDER [--torch python3]`
+//!
+//! FOLDER is a Hugging Face folder; random weights do.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use burn::tensor::{Device, read_sync};
+use cctuning::chat::Prompt;
+use cctuning::generate::{Decoding, GenerateOptions, Source};
+use cctuning::sampling::Sampling;
+use serde_json::{Value, json};
+use trainer::model_folder::ModelFolder;
+use trainer::optim::AdamW;
+use trainer::precision::Precision;
+use trainer::recipe::Recipe;
+use trainer::sample::Sample;
+use trainer::step::{Economy, Method, step};
+
+const PROMPT: usize = 256;
+const NEW_TOKENS: usize = 16;
+const ROUNDS: usize = 3;
+/// Rows, tokens of a prompt, of its English twin and of an answer in a training step.
+const BATCH: (usize, usize, usize, usize) = (4, 96, 80, 32);
+const PARTS: [&str; 6] = ["load", "generate", "sft f32", "cc f32", "sft bf16", "cc bf16"];
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let value_of = |name: &str| args.iter().skip_while(|arg| *arg != name).nth(1);
+    let folder = PathBuf::from(args.first().context("which folder?")?);
+    if let Some(part) = value_of("--part") {
+        println!("{}", measure(&folder, part)?);
+        return Ok(());
+    }
+    println!("{:<10} {:>34} {:>34}", "", "ours", "transformers");
+    for part in PARTS {
+        let mut ours = Command::new(std::env::current_exe()?);
+        let ours = json_of(ours.arg(&folder).args(["--part", part]))?;
+        let theirs = match value_of("--torch") {
+            // The connection is ours alone.
+            Some(python) if !part.starts_with("cc") => {
+                let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/real_shapes.py");
+                Some(json_of(Command::new(python).arg(script).arg(&folder).arg(part))?)
+            }
+            _ => None,
+        };
+        for (what, value) in ours.as_object().context("a part prints one JSON object")? {
+            let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+            let beside = theirs.as_ref().map_or(String::new(), |theirs| {
+                format!("{:>12.2}   theirs / ours {:.2}", number(&theirs[what]), number(&theirs[what]) / number(value))
+            });
+            println!("{part:<10} {what:<24}{:>12.2} {beside}", number(value));
+        }
+    }
+    Ok(())
+}
+
+fn json_of(command: &mut Command) -> Result<Value> {
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    Ok(serde_json::from_str(text.lines().last().context("nothing was printed")?)?)
+}
+
+fn measure(folder: &Path, part: &str) -> Result<Value> {
+    let started = Instant::now();
+    let folder = ModelFolder::load(folder, None, 0, &Device::flex())?;
+    let load_s = started.elapsed().as_secs_f64();
+    let mut found = match part.split_once(' ') {
+        None if part == "load" => json!({ "load s": load_s }),
+        None if part == "generate" => generate(&folder)?,
+        Some((method, precision)) => train(folder, method, precision)?,
+        _ => bail!("no such part: {part}"),
+    };
+    found["peak GB"] = json!(peak_gb()?);
+    Ok(found)
+}
+
+fn generate(folder: &ModelFolder) -> Result<Value> {
+    let prompt = prompt(PROMPT, 1);
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let options = GenerateOptions {
+            max_new_tokens: NEW_TOKENS,
+            sampling: Sampling::Greedy,
+            source: Source::None,
+            connection: folder.settings.connection,
+            stop_ids: Vec::new(),
+        };
+        let started = Instant::now();
+        let mut decoding = Decoding::start(&folder.model, &folder.config, None, &[&prompt], &[], options)?;
+        read_sync(decoding.next_tokens())?;
+        prefill.push(PROMPT as f64 / started.elapsed().as_secs_f64());
+        let started = Instant::now();
+        while read_sync(decoding.next_tokens())?.is_some() {}
+        decode.push((NEW_TOKENS - 1) as f64 / started.elapsed().as_secs_f64());
+    }
+    Ok(json!({ "prefill tokens/s": median(prefill), "decode tokens/s": median(decode) }))
+}
+
+fn train(folder: ModelFolder, method: &str, precision: &str) -> Result<Value> {
+    let (rows, own, english, answer) = BATCH;
+    let sample = |row: usize| Sample {
+        id: row.to_string(),
+        lang: "xx".into(),
+        prompt: prompt(own, row),
+        english: prompt(english, 100 + row),
+        answer: prompt(answer, 200 + row).ids,
+    };
+    let samples: Vec<Sample> = (0..rows).map(sample).collect();
+    let batch: Vec<&Sample> = samples.iter().collect();
+    let recipe = Recipe::default();
+    let precision = if precision == "bf16" { Precision::Bf16 } else { Precision::F32 };
+    let economy = Economy { micro_tokens: 4096, recompute: true, precision };
+    let method = if method == "cc" { Method::Cc(&recipe.cc) } else { Method::Sft };
+    let mut optimizer = AdamW::new(&recipe.optim, 1.0);
+    let mut model = folder.model;
+    let mut times = Vec::new();
+    for at in 0..=ROUNDS {
+        let started = Instant::now();
+        let result = step(&model, &batch, method, economy, at);
+        (model, _) = optimizer.step(model, result.gradients, 1e-5);
+        times.push(started.elapsed().as_secs_f64());
+    }
+    let tokens: usize = samples.iter().map(Sample::len).sum();
+    let step_s = median(times.split_off(1));
+    Ok(json!({ "step s": step_s, "tokens/s": tokens as f64 / step_s }))
+}
+
+/// Ids that differ from place to place and row to row.
+fn prompt(n: usize, seed: usize) -> Prompt {
+    let ids = (0..n).map(|at| ((at * 7919 + seed * 104_729) % 50_000) as u32).collect();
+    Prompt { ids, anchor: n - 1, content: 1..n - 1 }
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// The most memory this process has held.
+fn peak_gb() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("peak memory is read from Linux's /proc")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse::<f64>()? * 1024.0 / 1e9)
+}
