@@ -7,6 +7,7 @@ pub mod answers;
 pub mod backward;
 pub mod batches;
 pub mod cli;
+pub mod conversation;
 pub mod corpus;
 pub mod data;
 pub mod device;
