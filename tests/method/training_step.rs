@@ -12,9 +12,9 @@ use cctuning::model::{CcModel, InputEmbedding};
 use cctuning::tap::Site;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use trainer::precision::Precision;
 use trainer::recipe::{Cc, EnglishGrad};
 use trainer::sample::Sample;
-use trainer::precision::Precision;
 use trainer::step::{Economy, Method, StepResult, step, step_with_noise};
 
 use crate::small_model::{config, model, random_ids, tensors, values};

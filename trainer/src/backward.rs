@@ -110,8 +110,7 @@ impl<'m> Pass<'m> {
         };
         let mut cotangent = back(self.open, output);
         for (layers, input) in self.done.into_iter().rev() {
-            let again =
-                Segment::run(self.model, self.precision, input, layers, self.injection, self.probed.as_ref());
+            let again = Segment::run(self.model, self.precision, input, layers, self.injection, self.probed.as_ref());
             cotangent = back(again, Some(cotangent));
         }
         (cotangent, vector)

@@ -22,6 +22,7 @@ use crate::run_folder::write_file_atomically;
 use crate::sample::{Renderer, Sample};
 use crate::step::Method;
 use crate::train::{Ended, describe};
+use crate::transplant::{TransplantArgs, transplant};
 use crate::{corpus, device, evaluate, export, fit, generate, interrupt, pretrain, train};
 
 /// The shipped base checkpoint knows the held-out facts of this corpus in English only.
@@ -68,6 +69,13 @@ enum Verb {
     },
     /// Answer one prompt, streaming
     Generate(GenerateArgs),
+    /// Pass activations between all layers of English and other prompts (XTransplant) and map what that changes
+    Transplant {
+        #[command(flatten)]
+        args: TransplantArgs,
+        #[command(flatten)]
+        recipe: RecipeArgs,
+    },
     /// Write a model folder or a web bundle
     #[command(subcommand)]
     Export(ExportVerb),
@@ -186,6 +194,12 @@ fn dispatch(verb: Verb) -> Result<bool> {
         Verb::Fit { folder, recipe } => fit_folder(&folder, &recipe.load()?),
         Verb::Eval { folder, data, source, recipe } => eval_folder(&folder, &data, source.into(), &recipe.load()?),
         Verb::Generate(args) => generate::generate(&args).map(|()| true),
+        Verb::Transplant { args, recipe } => {
+            let recipe = recipe.load()?;
+            let folder = ModelFolder::load(&args.folder, recipe.model.template.named(), 0, &announce())?;
+            let samples = samples(&recipe, &folder, &read_rows(&args.data)?)?;
+            transplant(&args, &folder, samples, recipe.cc.seed, &Interrupt::install()?)
+        }
         Verb::Export(ExportVerb::Hf { folder, out, dtype }) => {
             let loaded = ModelFolder::load(&folder, None, 0, &Device::flex())?;
             loaded.save_model(&loaded.model, &out, dtype.into())?;

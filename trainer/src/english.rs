@@ -75,7 +75,10 @@ impl<'a> English<'a> {
     pub fn twins<'m>(&self, model: &'m CcModel, samples: &[&Sample], rows: &[usize]) -> Twins<'m> {
         if let Some(all) = &self.activations {
             let prompts = index(rows.iter().map(|&row| self.prompt_of[row]), &all.device());
-            return Twins { activations: FfnActivations(Tensor::from_inner(all.clone().select(0, prompts))), pass: None };
+            return Twins {
+                activations: FfnActivations(Tensor::from_inner(all.clone().select(0, prompts))),
+                pass: None,
+            };
         }
         let tokens = english_tokens(model, samples);
         let embedded = model.model.embed(tokens.ids);

@@ -31,4 +31,5 @@ pub mod sample;
 pub mod schedule;
 pub mod step;
 pub mod train;
+pub mod transplant;
 pub mod verify;

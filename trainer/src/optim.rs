@@ -125,8 +125,15 @@ impl AdamW {
             model.device().inner().seed(self.seed.wrapping_add(self.steps as u64));
         }
         let (mut moved, mut weights) = (Vec::new(), 0);
-        let mut update =
-            Update { path: Path::default(), optimizer: self, gradients, lr, scale, moved: &mut moved, weights: &mut weights };
+        let mut update = Update {
+            path: Path::default(),
+            optimizer: self,
+            gradients,
+            lr,
+            scale,
+            moved: &mut moved,
+            weights: &mut weights,
+        };
         let model = model.map(&mut update);
         let moved = match moved.is_empty() {
             true => 0.0,

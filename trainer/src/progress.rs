@@ -51,6 +51,17 @@ impl Progress {
             self.tokens as f64 / elapsed_s,
             HumanDuration(left)
         );
+        self.show(done, line);
+    }
+
+    /// Reports that `done` of what is counted are done.
+    pub fn count(&mut self, done: usize, what: &str) {
+        let per_item_s = self.started.elapsed().as_secs_f64() / done.saturating_sub(self.resumed_at).max(1) as f64;
+        let left = Duration::from_secs_f64(per_item_s * self.total.saturating_sub(done) as f64);
+        self.show(done, format!("{} {done}/{} {what}  ETA {}", self.label, self.total, HumanDuration(left)));
+    }
+
+    fn show(&mut self, done: usize, line: String) {
         match &self.bar {
             Some(bar) => {
                 bar.set_position(done as u64);

@@ -9,11 +9,9 @@ use cctuning::tap::{Injection, Site};
 
 use super::fixture::{Fixture, choices, layers_first, values};
 use super::report::{CAPTURE, DECISION, LOGITS, MEAN_LOSS, Report, SUM_LOSS, Within};
-use crate::recipe::Cc;
 use crate::answers::{answer_log_probabilities, answer_logits, answer_loss, main_tokens};
-use crate::english::{
-    Connected, connect, english_activations,
-};
+use crate::english::{Connected, connect, english_activations};
+use crate::recipe::Cc;
 
 /// `vanilla.*`
 pub fn vanilla(fixture: &Fixture, report: &mut Report) -> Result<()> {

@@ -11,8 +11,8 @@ use super::fixture::{Fixture, choices, values};
 use super::passes::decide;
 use super::report::{FINAL, GRADIENT, GRADIENT_NORM, Report, STEPS_LOSS, STEPS_NORM, Within};
 use crate::optim::{AdamW, Gradients};
-use crate::recipe::{Cc, EnglishGrad, Optim};
 use crate::precision::Precision;
+use crate::recipe::{Cc, EnglishGrad, Optim};
 use crate::step::{Economy, Method, StepResult, step_with_noise};
 
 /// Optimizer steps of a run; there is one evaluation more.
