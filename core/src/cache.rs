@@ -3,6 +3,7 @@
 //! Rows of unequal length are padded on the *left*: so the ends of all prompts and all new tokens stand in the same
 //! slots, and only two things differ by row, the pads that nobody may look at and the positions counted after them.
 
+use crate::anchor::index;
 use crate::config::ModelConfig;
 use burn::tensor::{Device, Tensor};
 
@@ -41,6 +42,18 @@ impl KvCache {
         let layers = self.layers.iter().map(|layer| layer.as_ref().map(|(k, v)| (repeat(k), repeat(v))));
         let pads = self.pads.iter().cycle().take(self.pads.len() * rows).copied();
         Self { layers: layers.collect(), pads: pads.collect(), ..*self }
+    }
+
+    /// Keeps these rows only, in this order.
+    pub fn keep(&mut self, rows: &[usize]) {
+        for (keys, values) in self.layers.iter_mut().flatten() {
+            let rows = index(rows.iter().copied(), &keys.device());
+            *keys = keys.clone().select(0, rows.clone());
+            *values = values.clone().select(0, rows);
+        }
+        if !self.pads.is_empty() {
+            self.pads = rows.iter().map(|&row| self.pads[row]).collect();
+        }
     }
 
     /// Pads at the head of every row; empty when no row has any.

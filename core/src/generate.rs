@@ -64,11 +64,14 @@ pub struct Decoding<'m> {
     model: &'m CcModel,
     cache: KvCache,
     options: GenerateOptions,
-    /// One per row, none when greedy.
+    /// One per prompt, none when greedy.
     nuclei: Vec<Nucleus>,
     state: State,
     logits: Tensor<2>,
+    /// By prompt.
     ended: Vec<bool>,
+    /// The prompts that the rows of the cache belong to.
+    running: Vec<usize>,
     produced: usize,
     report: Option<Tensor<2>>,
 }
@@ -118,11 +121,11 @@ impl<'m> Decoding<'m> {
                 prompts.iter().map(nucleus).collect()
             }
         };
-        let ended = vec![false; prompts.len()];
-        Ok(Self { model, cache, options, nuclei, state: State::Ready, logits, ended, produced: 0, report })
+        let (ended, running) = (vec![false; prompts.len()], (0..prompts.len()).collect());
+        Ok(Self { model, cache, options, nuclei, state: State::Ready, logits, ended, running, produced: 0, report })
     }
 
-    /// Logits of the next token of every row: `[batch, vocab_size]`.
+    /// Logits of the next token of every row: `[batch, vocab_size]`. Rows that have ended leave in time.
     pub fn logits(&mut self) -> Tensor<2> {
         if let State::Chosen(tokens) = core::mem::replace(&mut self.state, State::Ready) {
             let rows: Vec<[u32; 1]> = tokens.into_iter().map(|token| [token]).collect();
@@ -149,15 +152,28 @@ impl<'m> Decoding<'m> {
         } else {
             let vocab_size = logits.dims()[1];
             let logits: Vec<f32> = read(logits).await?.iter::<f32>().collect();
-            logits.chunks(vocab_size).zip(&mut self.nuclei).map(|(row, nucleus)| nucleus.draw(row) as u32).collect()
+            let rows = logits.chunks(vocab_size).zip(&self.running);
+            rows.map(|(logits, &row)| self.nuclei[row].draw(logits) as u32).collect()
         };
         self.produced += 1;
-        for (ended, token) in self.ended.iter_mut().zip(&chosen) {
-            *ended |= self.options.stop_ids.contains(token);
+        let mut shown = vec![None; self.ended.len()];
+        for (&row, &token) in self.running.iter().zip(&chosen) {
+            self.ended[row] |= self.options.stop_ids.contains(&token);
+            shown[row] = (!self.ended[row]).then_some(token);
         }
-        let shown: Vec<_> = chosen.iter().zip(&self.ended).map(|(&token, &ended)| (!ended).then_some(token)).collect();
-        self.state = State::Chosen(chosen);
+        self.state = State::Chosen(self.drop_ended(chosen));
         Ok(shown.iter().any(Option::is_some).then_some(shown))
+    }
+
+    /// Once half of the rows have ended, only the others go on: one long answer does not cost a whole batch.
+    fn drop_ended(&mut self, chosen: Vec<u32>) -> Vec<u32> {
+        let alive: Vec<usize> = (0..chosen.len()).filter(|&at| !self.ended[self.running[at]]).collect();
+        if alive.is_empty() || 2 * alive.len() > chosen.len() {
+            return chosen;
+        }
+        self.cache.keep(&alive);
+        self.running = alive.iter().map(|&at| self.running[at]).collect();
+        alive.into_iter().map(|at| chosen[at]).collect()
     }
 
     /// What the connection did, one entry per row; `None` without a connection.

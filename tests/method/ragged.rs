@@ -11,7 +11,7 @@ use cctuning::tap::Site;
 use trainer::evaluate;
 
 use crate::decoding::{World, options, world};
-use crate::small_model::{assert_close, prompt, values};
+use crate::small_model::{VOCAB_SIZE, assert_close, prompt, values};
 
 const SOURCES: [Source; 7] = [
     Source::None,
@@ -110,6 +110,29 @@ fn a_sampled_answer_does_not_depend_on_the_prompts_beside_it() {
     let sampling = Sampling::TopP { temperature: 1.0, top_p: 0.9, seed: 5 };
     let options = GenerateOptions { sampling, ..options(Source::Transform) };
     together_and_alone(&world, &rows(BACKS[0]), &options, "sampled");
+}
+
+#[test]
+fn rows_that_have_ended_leave_and_the_others_go_on_as_alone() {
+    let world = world(Family::Llama);
+    let rows: Vec<(Prompt, Prompt)> =
+        (0..12).map(|at| (prompt(6 + 3 * (at % 5), 1, 500 + at as u64), prompt(9, 1, 600))).collect();
+    for sampling in [Sampling::Greedy, Sampling::TopP { temperature: 1.0, top_p: 0.9, seed: 1 }] {
+        let stop_ids = (0..VOCAB_SIZE as u32).filter(|id| id % 7 == 0).collect();
+        let options = GenerateOptions { max_new_tokens: 24, sampling, stop_ids, ..options(Source::Transform) };
+        let (own, _): (Vec<&Prompt>, Vec<&Prompt>) = rows.iter().map(|(own, other)| (own, other)).unzip();
+        let mut batch = world.start(&own, &[], options.clone());
+        let (mut answers, mut widths) = (vec![Vec::new(); own.len()], Vec::new());
+        while let Some(tokens) = read_sync(batch.next_tokens()).unwrap() {
+            answers.iter_mut().zip(tokens).for_each(|(answer, token)| answer.extend(token));
+            widths.push(batch.logits().dims()[0]);
+        }
+        for ((own, other), answer) in rows.iter().zip(&answers) {
+            assert_eq!(*answer, world.answer(own, other, &options), "{sampling:?}");
+        }
+        let lengths: Vec<usize> = answers.iter().map(Vec::len).collect();
+        assert!(widths.last() < widths.first(), "no row ever left: {widths:?}, answers of {lengths:?}");
+    }
 }
 
 #[test]
