@@ -116,7 +116,7 @@ impl ConnectionOptions {
     pub fn check(&self, n_layers: usize) -> Result<()> {
         let known = |what: String, layer| match layer < n_layers {
             true => Ok(()),
-            false => Err(Error::Config(format!("{what} and this model has layers 0 to {}", n_layers - 1))),
+            false => Err(Error::Connection(format!("{what} and this model has layers 0 to {}", n_layers - 1))),
         };
         if let Pool::Fixed(layer) = self.pool {
             known(format!("the pool is fixed({layer})"), layer)?;
@@ -275,7 +275,7 @@ impl<'a> Prefill<'a> {
     /// Activations of other prompts, one per row.
     fn read(&self, others: &[&Prompt], need: &str) -> Result<FfnActivations> {
         if others.len() != self.prompts.len() {
-            return Err(Error::Transform(need.into()));
+            return Err(Error::Connection(need.into()));
         }
         let (longest, limit) = (others.iter().map(|p| p.ids.len()).max().unwrap_or(0), self.model.model.context());
         if longest > limit {

@@ -72,6 +72,9 @@ pub enum Error {
         /// Tokens that fit beside the answer.
         limit: usize,
     },
+    /// The connection was asked for in a way that this model or these prompts do not allow.
+    #[error("connection: {0}")]
+    Connection(String),
     /// The connection was asked for without its Transform Matrix, or one of another width.
     #[error("transform matrix: {0}")]
     Transform(String),
