@@ -258,7 +258,7 @@ impl<'a> Prefill<'a> {
             Some(transform) => transform.logits(&activations, e, decision_maker),
             None => decision_maker.logits(&activations, e),
         };
-        let decision = self.model.decide(options.pool, &self.selection(&logits), logits, options.seed);
+        let decision = self.model.decide(options.pool, &self.selection(&logits), logits);
         let weights = decision.weights.clone();
         let vector = match transform {
             Some(transform) => transform.vector(&activations, weights),

@@ -9,8 +9,6 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use core::ops::Range;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 /// A causal language model that can be connected.
@@ -145,8 +143,12 @@ impl CcModel {
     /// Weight of each layer, from the Decision Maker's logits or from the ablation that replaces it.
     ///
     /// # Shapes
-    /// - `logits`: `[batch, n_layers]`; `seed` draws the layers of [`Pool::Random`]
-    pub fn decide(&self, pool: Pool, selection: &Selection, logits: Tensor<2>, seed: u64) -> Decision {
+    /// - `logits`: `[batch, n_layers]`
+    ///
+    /// # Panics
+    /// [`Pool::Random`] without the noise of [`Selection::Gumbel`], which is drawn row by row outside: so neither the cut
+    /// into micro-batches nor a neighbour in a batch has a part in it.
+    pub fn decide(&self, pool: Pool, selection: &Selection, logits: Tensor<2>) -> Decision {
         let [batch, n_layers] = logits.dims();
         let device = logits.device();
         let chosen = |layers: Vec<usize>| one_hot(index(layers, &device).unsqueeze_dim(1), n_layers);
@@ -154,13 +156,9 @@ impl CcModel {
             Pool::DecisionMaker => return selection.decide(logits),
             Pool::Mean => Tensor::full([batch, n_layers], 1.0 / n_layers as f64, &device),
             Pool::Random => match selection {
-                // Noise was drawn row by row already, in training for the whole batch: the largest of a row is a layer
-                // at random, and the cut into micro-batches does not change it.
+                // The largest of a row of noise is a layer at random.
                 Selection::Gumbel { noise, .. } => Selection::Argmax.decide(noise.clone()).weights,
-                _ => {
-                    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                    chosen((0..batch).map(|_| rng.random_range(0..n_layers)).collect())
-                }
+                _ => panic!("a random layer is taken from noise that was drawn for each row"),
             },
             Pool::Fixed(layer) => chosen(vec![layer; batch]),
         };

@@ -138,7 +138,7 @@ pub fn connect(
     let content: Vec<_> = samples.iter().map(|sample| sample.prompt.content.clone()).collect();
     let e = model.input_embedding(cc.e, tokens, &anchor, &content);
     let logits = model.model.decision_maker().logits(activations, e);
-    let decision = model.decide(cc.pool, selection, logits, cc.seed);
+    let decision = model.decide(cc.pool, selection, logits);
     let mut vector = activations.mix(decision.weights.clone()) * cc.alpha;
     if cc.skip_english {
         let keep: Vec<f32> = samples.iter().map(|sample| f32::from(sample.lang != "en")).collect();

@@ -60,12 +60,28 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
     let samples = render(&corpus.train)?;
     println!("training on {}", describe(&samples));
 
-    let sft = match train("ML-SFT   ", base.with_model(base.model.clone())?, &samples, Method::Sft, recipe, &out.join("sft"), interrupt)? {
+    let sft = match train(
+        "ML-SFT   ",
+        base.with_model(base.model.clone())?,
+        &samples,
+        Method::Sft,
+        recipe,
+        &out.join("sft"),
+        interrupt,
+    )? {
         Ended::Finished(folder) => folder.model,
         Ended::Interrupted => return Ok(false),
     };
     write_file_atomically(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
-    let cc = match train("CC-Tuning", base.with_model(base.model.clone())?, &samples, Method::Cc(&recipe.cc), recipe, &out.join("cc"), interrupt)? {
+    let cc = match train(
+        "CC-Tuning",
+        base.with_model(base.model.clone())?,
+        &samples,
+        Method::Cc(&recipe.cc),
+        recipe,
+        &out.join("cc"),
+        interrupt,
+    )? {
         Ended::Finished(folder) => folder.model,
         Ended::Interrupted => return Ok(false),
     };
