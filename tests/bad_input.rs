@@ -151,7 +151,7 @@ fn an_architecture_or_option_that_is_not_computed_is_named() {
 /// A whole small bundle: its manifest and files.
 fn bundle() -> (Value, BTreeMap<String, Vec<u8>>) {
     let dir = tempfile::tempdir().unwrap();
-    let [vanilla, cc] = [1, 2].map(|seed| folder(config(Family::Llama, true), ChatTemplate::Plain, seed));
+    let [vanilla, cc] = [1, 2].map(|seed| folder(config(Family::Llama, true), ChatTemplate::PLAIN, seed));
     let example = |lang: &str, prompt: &str| Example {
         lang: lang.into(),
         prompt: prompt.into(),

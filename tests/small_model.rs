@@ -135,7 +135,7 @@ pub fn folder(config: ModelConfig, template: ChatTemplate, seed: u64) -> ModelFo
 
 /// Writes a model folder that `trainer --set model.path=...` takes: plain template, byte tokenizer.
 pub fn write_folder(path: &Path, seed: u64) {
-    let folder = folder(config(Family::Llama, true), ChatTemplate::Plain, seed);
+    let folder = folder(config(Family::Llama, true), ChatTemplate::PLAIN, seed);
     folder.save_model(&folder.model, path, Storage::F32).unwrap();
 }
 

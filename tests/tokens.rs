@@ -44,24 +44,24 @@ fn read_families() -> Vec<Family> {
     ];
     let qwen: &[_] = &[("<|endoftext|>", 151643), ("<|im_start|>", 151644), ("<|im_end|>", 151645)];
     vec![
-        family(ChatTemplate::Llama3, "llama3.1", "ggml-vocab-llama-bpe.gguf", llama),
-        family(ChatTemplate::Qwen2, "qwen2.5", "ggml-vocab-qwen2.gguf", qwen),
+        family(ChatTemplate::LLAMA3, "llama3.1", "ggml-vocab-llama-bpe.gguf", llama),
+        family(ChatTemplate::QWEN2, "qwen2.5", "ggml-vocab-qwen2.gguf", qwen),
     ]
 }
 
 /// The template's own words, around the user's text.
 fn frame(template: ChatTemplate) -> (&'static str, &'static str) {
     match template {
-        ChatTemplate::Llama3 => (
+        ChatTemplate::LLAMA3 => (
             "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n",
             "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
         ),
-        ChatTemplate::Qwen2 => (
+        ChatTemplate::QWEN2 => (
             "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n\
              <|im_start|>user\n",
             "<|im_end|>\n<|im_start|>assistant\n",
         ),
-        ChatTemplate::Plain => ("<|user|>", "<|assistant|>"),
+        ChatTemplate::PLAIN => ("<|user|>", "<|assistant|>"),
     }
 }
 
@@ -125,7 +125,7 @@ fn control_tokens_have_their_published_ids_and_reveal_the_template() {
 #[test]
 fn a_template_for_another_tokenizer_is_refused_by_the_missing_token() {
     for Family { template, tokenizer, .. } in families() {
-        for other in [ChatTemplate::Llama3, ChatTemplate::Qwen2, ChatTemplate::Plain] {
+        for other in [ChatTemplate::LLAMA3, ChatTemplate::QWEN2, ChatTemplate::PLAIN] {
             if other != *template {
                 let error = other.render(tokenizer, "x", AnchorRule::LastPrompt).unwrap_err();
                 assert!(matches!(error, Error::MissingToken { .. }), "{error}");
@@ -143,12 +143,12 @@ fn rendered_prompts_spell_the_template_around_the_users_text_and_know_where_both
             for rule in [AnchorRule::LastPrompt, AnchorRule::RoleToken] {
                 let prompt = template.render(tokenizer, text, rule).unwrap();
                 // Qwen's tokenizer composes what arrives decomposed.
-                let text = if *template == ChatTemplate::Qwen2 { text.replace("e\u{301}", "é") } else { text.into() };
+                let text = if *template == ChatTemplate::QWEN2 { text.replace("e\u{301}", "é") } else { text.into() };
                 assert_eq!(spelled(tokenizer, &prompt.ids, control), format!("{before}{text}{after}"));
                 assert_eq!(tokenizer.decode(&prompt.ids[prompt.content.clone()]).unwrap(), text, "the content range");
                 let at_anchor = tokenizer.decode(&prompt.ids[prompt.anchor..=prompt.anchor]).unwrap();
                 let (expected, from_end) = match (template, rule) {
-                    (ChatTemplate::Llama3, _) => ("\n\n", 1),
+                    (ChatTemplate::LLAMA3, _) => ("\n\n", 1),
                     (_, AnchorRule::LastPrompt) => ("\n", 1),
                     (_, AnchorRule::RoleToken) => ("assistant", 2),
                 };
@@ -181,7 +181,7 @@ fn a_rendered_prompt_has_the_ids_of_the_whole_text_tokenised_at_once() {
 #[test]
 fn a_control_token_that_a_user_types_stays_text() {
     let small = Family {
-        template: ChatTemplate::Plain,
+        template: ChatTemplate::PLAIN,
         tokenizer: small_model::tokenizer(),
         vectors: PathBuf::new(),
         control: &[("<|user|>", 256), ("<|assistant|>", 257), ("<|end|>", 258)],
@@ -204,7 +204,7 @@ fn a_control_token_that_a_user_types_stays_text() {
 fn a_stream_gives_whole_characters_only_and_together_the_whole_text() {
     let plain = small_model::tokenizer();
     for (template, tokenizer) in
-        families().iter().map(|f| (f.template, &f.tokenizer)).chain([(ChatTemplate::Plain, &plain)])
+        families().iter().map(|f| (f.template, &f.tokenizer)).chain([(ChatTemplate::PLAIN, &plain)])
     {
         let mut split = 0;
         for text in TEXTS {

@@ -197,7 +197,7 @@ fn training_on_real_rows_with_the_real_qwen_tokenizer_learns_and_its_export_give
     (config.n_layers, config.d_model) = (2, 16);
     let tokenizer_json = unzip(&shared.join("models/qwen2.5/tokenizer.json.gz"));
     let settings = Settings {
-        template: ChatTemplate::Qwen2,
+        template: ChatTemplate::QWEN2,
         anchor: AnchorRule::LastPrompt,
         connection: ConnectionOptions::default(),
     };

@@ -57,9 +57,18 @@ pub enum Error {
     )]
     MissingToken {
         /// Name of the template.
-        template: &'static str,
+        template: String,
         /// The control token.
-        token: &'static str,
+        token: String,
+    },
+    /// The released code's anchor was asked for where that code has none.
+    #[error(
+        "chat template {template}: the anchor `role_token` is known for llama3, qwen2, mistral and plain; choose \
+         `last_prompt` or `before_answer_tag`"
+    )]
+    NoRoleToken {
+        /// Name of the template.
+        template: String,
     },
     /// The prompt holds no text.
     #[error("the prompt is empty; type a question first")]

@@ -33,7 +33,7 @@ fn main() -> Result<()> {
     let base = ModelFolder::load(&shipped("base"), None, 0, &Device::flex())?;
     let renderer = Renderer {
         tokenizer: &base.tokenizer,
-        template: base.settings.template,
+        template: base.settings.template.clone(),
         anchor: AnchorRule::default(),
         cutoff: 256,
         english_cutoff: 256,

@@ -252,7 +252,7 @@ fn rows(recipe: &Recipe) -> Result<Vec<Row>> {
 fn samples(recipe: &Recipe, folder: &ModelFolder, rows: &[Row]) -> Result<Vec<Sample>> {
     let renderer = Renderer {
         tokenizer: &folder.tokenizer,
-        template: folder.settings.template,
+        template: folder.settings.template.clone(),
         anchor: folder.settings.anchor,
         cutoff: recipe.data.cutoff,
         english_cutoff: recipe.data.english_cutoff,

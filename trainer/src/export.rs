@@ -76,7 +76,7 @@ pub fn load(folder: &Path, device: &Device) -> Result<Bundle> {
 }
 
 fn manifest(content: &Content, files: &BTreeMap<String, Vec<u8>>) -> Manifest {
-    let settings = content.cc.settings;
+    let settings = content.cc.settings.clone();
     let mut languages: Vec<Language> = Vec::new();
     for example in content.examples {
         if !languages.iter().any(|language| language.code == example.lang) {

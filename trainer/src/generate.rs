@@ -315,7 +315,7 @@ impl<'a> Speaker<'a> {
             writeln!(out, "{}", serde_json::to_string(&Answer { tokens, text, connection })?)?;
             return Ok(());
         }
-        writeln!(out)?;
+        writeln!(out, "{}", shown.finish())?;
         if stopped() {
             eprintln!("stopped after {} tokens", tokens.len());
         }

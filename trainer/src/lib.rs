@@ -17,6 +17,7 @@ pub mod export;
 pub mod fit;
 pub mod generate;
 pub mod interrupt;
+pub mod jinja;
 pub mod log;
 pub mod model_folder;
 pub mod optim;

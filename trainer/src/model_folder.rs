@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use cctuning::chat::{AnchorRule, ChatTemplate};
 use cctuning::checkpoint::{self, Checkpoint, Storage, save_tensors};
@@ -18,13 +18,15 @@ use cctuning::transform_matrix::{FoldedTransform, TransformMatrix};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::jinja;
+
 pub const TRANSFORM_FILE: &str = "transform_matrix.safetensors";
 pub const TRANSFORM_TENSOR: &str = "transform_matrix";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 const SETTINGS_FILE: &str = "cctuning.json";
 
 /// What `cctuning.json` says.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     pub template: ChatTemplate,
@@ -71,9 +73,12 @@ impl ModelFolder {
                 serde_json::from_slice(&bytes).with_context(|| path.join(SETTINGS_FILE).display().to_string())?
             }
             Err(_) => Settings {
-                template: template.or_else(|| ChatTemplate::detect(&tokenizer)).ok_or_else(|| {
-                    anyhow!("{}: no chat template fits this tokenizer; name one with model.template", path.display())
-                })?,
+                template: match &template {
+                    Some(named) => named.clone(),
+                    None => jinja::of_folder(path, &tokenizer)?.or_else(|| ChatTemplate::detect(&tokenizer)).with_context(
+                        || format!("{}: no chat template fits this tokenizer; name one with model.template", path.display()),
+                    )?,
+                },
                 anchor: AnchorRule::default(),
                 connection: ConnectionOptions::default(),
             },
@@ -94,7 +99,7 @@ impl ModelFolder {
             model,
             tokenizer: Tokenizer::from_json(&self.tokenizer_json)?,
             tokenizer_json: self.tokenizer_json.clone(),
-            settings: self.settings,
+            settings: self.settings.clone(),
             transform: self.transform.clone(),
         })
     }
@@ -122,11 +127,12 @@ impl ModelFolder {
         write(path, "model.safetensors", &weights)?;
         write_json(path, "config.json", &config.to_json(dtype))?;
         write_json(path, "generation_config.json", &json!({ "eos_token_id": stop, "do_sample": false }))?;
-        write_json(path, SETTINGS_FILE, &serde_json::to_value(self.settings)?)?;
+        write_json(path, SETTINGS_FILE, &serde_json::to_value(&self.settings)?)?;
         write(path, "tokenizer.json", &self.tokenizer_json)?;
         let tokenizer_config = json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": self.settings.template.stop_token(),
+            "chat_template": self.settings.template.to_jinja(),
             "model_max_length": self.config.max_positions,
         });
         write_json(path, "tokenizer_config.json", &tokenizer_config)

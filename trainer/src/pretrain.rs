@@ -55,7 +55,7 @@ pub fn pretrain(corpus: &Corpus, recipe: &Recipe, out: &Path, device: &Device, i
     let config = config();
     device.seed(recipe.optim.seed);
     let settings = Settings {
-        template: ChatTemplate::Plain,
+        template: ChatTemplate::PLAIN,
         anchor: AnchorRule::default(),
         connection: ConnectionOptions::default(),
     };

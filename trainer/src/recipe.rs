@@ -228,9 +228,10 @@ impl Template {
     pub fn named(self) -> Option<ChatTemplate> {
         match self {
             Self::Auto => None,
-            Self::Llama3 => Some(ChatTemplate::Llama3),
-            Self::Qwen2 => Some(ChatTemplate::Qwen2),
-            Self::Plain => Some(ChatTemplate::Plain),
+            Self::Llama3 => Some(ChatTemplate::LLAMA3),
+            Self::Qwen2 => Some(ChatTemplate::QWEN2),
+            Self::Mistral => Some(ChatTemplate::MISTRAL),
+            Self::Plain => Some(ChatTemplate::PLAIN),
         }
     }
 }
@@ -279,10 +280,11 @@ impl From<Place> for String {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Template {
-    /// As the model folder says, else by the control tokens that its tokenizer has.
+    /// As the model folder says, else its own Jinja template, else by the control tokens that its tokenizer has.
     Auto,
     Llama3,
     Qwen2,
+    Mistral,
     Plain,
 }
 

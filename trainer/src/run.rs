@@ -47,7 +47,7 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
     base.settings.connection = recipe.cc.connection();
     let renderer = Renderer {
         tokenizer: &base.tokenizer,
-        template: base.settings.template,
+        template: base.settings.template.clone(),
         anchor: recipe.cc.anchor,
         cutoff: recipe.data.cutoff,
         english_cutoff: recipe.data.english_cutoff,

@@ -285,8 +285,10 @@ impl Turn<'_> {
 
     /// Ends the answer if it has not ended yet.
     fn close(&mut self, end: AnswerEnd) {
-        if self.text.take().is_none() {
-            return;
+        let Some(text) = self.text.take() else { return };
+        let rest = text.finish();
+        if !rest.is_empty() {
+            self.say(rest);
         }
         let decoded = self.ids.len().saturating_sub(1);
         let tokens_per_second = (decoded > 0 && self.decode_s > 0.0).then(|| decoded as f64 / self.decode_s);
