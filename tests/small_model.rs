@@ -20,7 +20,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use trainer::model_folder::{ModelFolder, Settings};
 
 /// The control tokens of all templates, after the 256 bytes.
-pub const CONTROL: [&str; 9] = [
+pub const CONTROL: [&str; 13] = [
     "<|user|>",
     "<|assistant|>",
     "<|end|>",
@@ -30,6 +30,10 @@ pub const CONTROL: [&str; 9] = [
     "<|eot_id|>",
     "<|im_start|>",
     "<|im_end|>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
 ];
 pub const VOCAB_SIZE: usize = 272;
 

@@ -1,5 +1,5 @@
 //! Proves that the real tokenizers give the published ids, that nobody can type a control token, that streamed text
-//! comes in whole characters, and that templates say exactly what their models were trained on.
+//! comes in whole grapheme clusters, and that templates say exactly what their models were trained on.
 
 mod shared_data;
 mod small_model;
@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use cctuning::chat::{AnchorRule, ChatTemplate};
 use cctuning::error::Error;
 use cctuning::tokenizer::{TextStream, Tokenizer};
+use unicode_segmentation::UnicodeSegmentation;
 
 use shared_data::shared;
 
@@ -50,19 +51,8 @@ fn read_families() -> Vec<Family> {
 }
 
 /// The template's own words, around the user's text.
-fn frame(template: ChatTemplate) -> (&'static str, &'static str) {
-    match template {
-        ChatTemplate::LLAMA3 => (
-            "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n",
-            "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
-        ),
-        ChatTemplate::QWEN2 => (
-            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n\
-             <|im_start|>user\n",
-            "<|im_end|>\n<|im_start|>assistant\n",
-        ),
-        ChatTemplate::PLAIN => ("<|user|>", "<|assistant|>"),
-    }
+fn frame(template: &ChatTemplate) -> (String, String) {
+    (template.before.to_string(), [&*template.after, &*template.answer_tag].concat())
 }
 
 /// Text with control tokens by name; `decode` alone leaves them out.
@@ -116,7 +106,7 @@ fn control_tokens_have_their_published_ids_and_reveal_the_template() {
         for &(name, id) in *control {
             assert_eq!(tokenizer.id(name), Some(id));
         }
-        assert_eq!(ChatTemplate::detect(tokenizer), Some(*template));
+        assert_eq!(ChatTemplate::detect(tokenizer), Some(template.clone()));
         let stop = control.iter().find(|(name, _)| *name == template.stop_token()).unwrap().1;
         assert_eq!(template.stop_ids(tokenizer).unwrap(), [stop]);
     }
@@ -125,7 +115,7 @@ fn control_tokens_have_their_published_ids_and_reveal_the_template() {
 #[test]
 fn a_template_for_another_tokenizer_is_refused_by_the_missing_token() {
     for Family { template, tokenizer, .. } in families() {
-        for other in [ChatTemplate::LLAMA3, ChatTemplate::QWEN2, ChatTemplate::PLAIN] {
+        for (_, other) in ChatTemplate::BUILT_IN {
             if other != *template {
                 let error = other.render(tokenizer, "x", AnchorRule::LastPrompt).unwrap_err();
                 assert!(matches!(error, Error::MissingToken { .. }), "{error}");
@@ -138,19 +128,19 @@ fn a_template_for_another_tokenizer_is_refused_by_the_missing_token() {
 #[test]
 fn rendered_prompts_spell_the_template_around_the_users_text_and_know_where_both_are() {
     for Family { template, tokenizer, control, .. } in families() {
-        let (before, after) = frame(*template);
+        let (before, after) = frame(template);
         for text in TEXTS {
             for rule in [AnchorRule::LastPrompt, AnchorRule::RoleToken] {
                 let prompt = template.render(tokenizer, text, rule).unwrap();
                 // Qwen's tokenizer composes what arrives decomposed.
-                let text = if *template == ChatTemplate::QWEN2 { text.replace("e\u{301}", "é") } else { text.into() };
+                let text = if template.name() == "qwen2" { text.replace("e\u{301}", "é") } else { text.into() };
                 assert_eq!(spelled(tokenizer, &prompt.ids, control), format!("{before}{text}{after}"));
                 assert_eq!(tokenizer.decode(&prompt.ids[prompt.content.clone()]).unwrap(), text, "the content range");
                 let at_anchor = tokenizer.decode(&prompt.ids[prompt.anchor..=prompt.anchor]).unwrap();
-                let (expected, from_end) = match (template, rule) {
-                    (ChatTemplate::LLAMA3, _) => ("\n\n", 1),
+                let (expected, from_end) = match (template.name(), rule) {
+                    ("llama3", _) => ("\n\n", 1),
                     (_, AnchorRule::LastPrompt) => ("\n", 1),
-                    (_, AnchorRule::RoleToken) => ("assistant", 2),
+                    (_, _) => ("assistant", 2),
                 };
                 assert_eq!((at_anchor.as_str(), prompt.ids.len() - prompt.anchor), (expected, from_end));
             }
@@ -161,7 +151,7 @@ fn rendered_prompts_spell_the_template_around_the_users_text_and_know_where_both
 #[test]
 fn a_rendered_prompt_has_the_ids_of_the_whole_text_tokenised_at_once() {
     for Family { template, tokenizer, control, .. } in families() {
-        let (before, after) = frame(*template);
+        let (before, after) = frame(template);
         for text in TEXTS {
             let mut expected = Vec::new();
             let mut rest = format!("{before}{text}{after}");
@@ -179,61 +169,106 @@ fn a_rendered_prompt_has_the_ids_of_the_whole_text_tokenised_at_once() {
 }
 
 #[test]
-fn a_control_token_that_a_user_types_stays_text() {
-    let small = Family {
-        template: ChatTemplate::PLAIN,
-        tokenizer: small_model::tokenizer(),
-        vectors: PathBuf::new(),
-        control: &[("<|user|>", 256), ("<|assistant|>", 257), ("<|end|>", 258)],
-    };
-    for Family { template, tokenizer, control, .. } in families().iter().chain([&small]) {
-        let ordinary = template.render(tokenizer, "x", AnchorRule::LastPrompt).unwrap();
-        let count = |ids: &[u32]| ids.iter().filter(|id| control.iter().any(|(_, control)| control == *id)).count();
-        for (name, id) in *control {
-            for typed in [name.to_string(), format!("a{name}b"), format!(" {name}\n{name}")] {
-                assert!(!tokenizer.encode(&typed).unwrap().contains(id), "{typed:?} became a control token");
+fn no_control_token_of_any_tokenizer_can_be_typed() {
+    let plain = small_model::tokenizer();
+    let small = [(&ChatTemplate::PLAIN, &plain, small_model::CONTROL.len())];
+    // Qwen calls only 14 of its 22 special; `<tool_call>` and the file marks are control tokens all the same.
+    let expected = |template: &ChatTemplate| if template.name() == "llama3" { 256 } else { 22 };
+    for (template, tokenizer, n) in
+        families().iter().map(|f| (&f.template, &f.tokenizer, expected(&f.template))).chain(small)
+    {
+        let control = tokenizer.control_tokens();
+        assert_eq!(control.len(), n);
+        let ids: Vec<u32> = control.iter().map(|name| tokenizer.id(name).unwrap()).collect();
+        let count = |found: &[u32]| found.iter().filter(|id| ids.contains(id)).count();
+        let ordinary = count(&template.render(tokenizer, "x", AnchorRule::LastPrompt).unwrap().ids);
+        for name in &control {
+            for typed in [name.clone(), format!("a{name}b"), format!(" {name}\n{name}{name}")] {
+                assert_eq!(count(&tokenizer.encode(&typed).unwrap()), 0, "{typed:?} became a control token");
                 let prompt = template.render(tokenizer, &typed, AnchorRule::LastPrompt).unwrap();
-                assert_eq!(count(&prompt.ids), count(&ordinary.ids), "{template:?} {typed:?}");
+                assert_eq!(count(&prompt.ids), ordinary, "{typed:?}");
                 assert_eq!(tokenizer.decode(&prompt.ids[prompt.content.clone()]).unwrap(), typed);
             }
         }
     }
 }
 
+/// Texts whose characters a reader counts otherwise than Unicode does.
+const CLUSTERS: [&str; 8] = [
+    "น้ำที่นี่เย็นมาก กำลังดี",
+    "क्षत्रिय ने स्त्री को कार्ड दिया",
+    "السَّلامُ عَلَيْكُمْ وَرَحْمَةُ",
+    "👩‍👩‍👧‍👦🏳️‍🌈👍🏽🇰🇪🇹🇭🇮🇳❤️‍🔥",
+    "e\u{301}a\u{328}\u{301}o\u{308}",
+    "각각 ᄀ\u{1161}\u{11a8}",
+    "two\r\nlines\r\n",
+    "𠮷野家の葛\u{e0100}飾",
+];
+
+/// Everything that a stream hands out, `None` left out.
+fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
+    let mut stream = TextStream::new(tokenizer);
+    let mut pieces: Vec<String> = ids.iter().filter_map(|&id| stream.push(id).unwrap()).collect();
+    pieces.push(stream.finish());
+    pieces
+}
+
 #[test]
-fn a_stream_gives_whole_characters_only_and_together_the_whole_text() {
+fn a_stream_gives_whole_clusters_only_and_together_the_whole_text() {
     let plain = small_model::tokenizer();
-    for (template, tokenizer) in
-        families().iter().map(|f| (f.template, &f.tokenizer)).chain([(ChatTemplate::PLAIN, &plain)])
-    {
+    for tokenizer in families().iter().map(|f| &f.tokenizer).chain([&plain]) {
         let mut split = 0;
-        for text in TEXTS {
+        for text in TEXTS.into_iter().chain(CLUSTERS) {
             let ids = tokenizer.encode(text).unwrap();
-            let mut stream = TextStream::new(tokenizer);
-            let mut shown = String::new();
-            for &id in &ids {
-                match stream.push(id).unwrap() {
-                    Some(fresh) => {
-                        assert!(!fresh.is_empty() && !fresh.contains('\u{FFFD}'), "{template:?} {text:?}: {fresh:?}");
-                        shown += &fresh;
-                    }
-                    None => split += 1,
-                }
+            let whole = tokenizer.decode(&ids).unwrap();
+            let pieces = streamed(tokenizer, &ids);
+            assert_eq!(pieces.concat(), whole);
+            let mut at = 0;
+            let boundaries: Vec<usize> = whole.grapheme_indices(true).map(|(at, _)| at).collect();
+            for piece in &pieces {
+                assert!(at == whole.len() || boundaries.contains(&at), "{text:?} was cut at {at}");
+                at += piece.len();
             }
-            assert_eq!(shown, tokenizer.decode(&ids).unwrap(), "{template:?}");
+            split += ids.len() + 1 - pieces.len();
         }
-        assert!(split > 5, "{template:?}: no character was split over tokens, so nothing was proved");
+        assert!(split > 20, "nothing was split over tokens, so nothing was proved");
     }
 }
 
 #[test]
-fn a_stream_recovers_after_bytes_that_are_no_character() {
+fn a_stream_shows_no_byte_that_is_no_character_and_recovers_after_it() {
     let tokenizer = small_model::tokenizer();
+    let byte = |byte: u8| {
+        // The alphabet's order is that of its stand-ins, so a byte is found by a text that has it.
+        let mut all = (0..256).filter(|&id| tokenizer.decode(&[id]).unwrap().as_bytes() == [byte]);
+        all.next().unwrap()
+    };
     let mut ids = tokenizer.encode("до").unwrap();
     ids.remove(1);
     ids.extend(tokenizer.encode("ม่น!").unwrap());
-    let mut stream = TextStream::new(&tokenizer);
-    let shown: String = ids.iter().filter_map(|&id| stream.push(id).unwrap()).collect();
-    assert_eq!(shown, tokenizer.decode(&ids).unwrap());
-    assert!(shown.ends_with("ม่น!"), "{shown}");
+    assert_eq!(streamed(&tokenizer, &ids).concat(), "оม่น!");
+
+    // Half a character at the end is never shown, nor are twenty that come to nothing.
+    let thai = tokenizer.encode("กข").unwrap();
+    assert_eq!(streamed(&tokenizer, &thai[..5]).concat(), "ก");
+    let noise = [vec![byte(b'a')], vec![thai[0]; 20], thai, vec![byte(b'b')]].concat();
+    let shown = streamed(&tokenizer, &noise).concat();
+    assert_eq!(shown, "aกขb");
+}
+
+#[test]
+fn a_long_answer_costs_as_much_per_token_as_a_short_one() {
+    // Decoding all of it at every token would take hours.
+    let tokenizer = small_model::tokenizer();
+    let ids = tokenizer.encode(&CLUSTERS.concat().repeat(400)).unwrap();
+    assert!(ids.len() > 100_000);
+    assert_eq!(streamed(&tokenizer, &ids).concat(), tokenizer.decode(&ids).unwrap());
+}
+
+#[test]
+fn a_control_token_in_an_answer_splits_no_character() {
+    let tokenizer = small_model::tokenizer();
+    let mut ids = tokenizer.encode("ก!").unwrap();
+    ids.insert(2, tokenizer.id("<|user|>").unwrap());
+    assert_eq!(streamed(&tokenizer, &ids).concat(), "ก!");
 }

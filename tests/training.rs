@@ -206,7 +206,7 @@ fn training_on_real_rows_with_the_real_qwen_tokenizer_learns_and_its_export_give
         config,
         tokenizer: Tokenizer::from_json(&tokenizer_json).unwrap(),
         tokenizer_json,
-        settings,
+        settings: settings.clone(),
         transform: None,
     };
     folder.save_model(&folder.model, &dir.path().join("model"), Storage::F32).unwrap();
@@ -227,7 +227,7 @@ fn training_on_real_rows_with_the_real_qwen_tokenizer_learns_and_its_export_give
     assert!(last < first - 1.0, "the loss went from {first} to {last}");
 
     let trained = ModelFolder::load(&dir.path().join("out/model"), None, 0, &Device::flex()).unwrap();
-    assert_eq!((trained.settings, trained.tokenizer.vocab_size()), (settings, 151_665));
+    assert_eq!((&trained.settings, trained.tokenizer.vocab_size()), (&settings, 151_665));
     let mut export = Command::new(env!("CARGO_BIN_EXE_trainer"));
     export.current_dir(dir.path()).args(["export", "hf", "out/model", "--out", "export", "--dtype", "f32"]);
     finished(export);

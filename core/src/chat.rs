@@ -165,6 +165,12 @@ impl ChatTemplate {
         &self.stop
     }
 
+    /// The begin-of-text token: what the prompt begins with, if it opens neither the user's turn nor one before.
+    pub fn begin_token(&self) -> Option<&str> {
+        let (at, token) = self.split(&self.before).next()?;
+        (at == 0 && self.turn_opens_at() > 0 && !self.before[token.len()..].contains(token)).then_some(token)
+    }
+
     /// Name used in recipes, manifests and messages; `custom` for a template that is not built in.
     pub fn name(&self) -> &'static str {
         Self::BUILT_IN.iter().find(|(_, known)| known == self).map_or("custom", |(name, _)| name)
@@ -185,10 +191,7 @@ impl ChatTemplate {
             let text = text.replace('\\', "\\\\").replace('\'', "\\'").replace('\n', "\\n");
             format!("'{text}'")
         };
-        // A further turn opens as the answer does, after everything that is said once.
-        let header = self.split(&self.answer_tag).next().filter(|(at, _)| *at == 0).map(|(_, token)| token);
-        let again = header.and_then(|token| self.before.rfind(token));
-        let again = again.or_else(|| self.split(&self.before).last().map(|(at, _)| at)).unwrap_or(0);
+        let again = self.turn_opens_at();
         let trim = if self.trim { " | trim" } else { "" };
         let [before, again, after, tag, stop] =
             [&*self.before, &self.before[again..], &self.after, &self.answer_tag, &self.stop].map(quote);
@@ -206,6 +209,13 @@ impl ChatTemplate {
              {{{{- {tag} -}}}}\n\
              {{%- endif -%}}"
         )
+    }
+
+    /// Where in `before` the user's turn opens: as the answer does, after everything that is said once.
+    fn turn_opens_at(&self) -> usize {
+        let header = self.split(&self.answer_tag).next().filter(|(at, _)| *at == 0).map(|(_, token)| token);
+        let opens = header.and_then(|token| self.before.rfind(token));
+        opens.or_else(|| self.split(&self.before).last().map(|(at, _)| at)).unwrap_or(0)
     }
 
     /// The control tokens in a fixed text, each with its place; of two at one place the longer.

@@ -23,7 +23,7 @@ use crate::sample::{Renderer, Sample};
 use crate::step::Method;
 use crate::train::{Ended, describe};
 use crate::transplant::{TransplantArgs, transplant};
-use crate::{corpus, device, evaluate, export, fit, generate, interrupt, pretrain, train};
+use crate::{corpus, device, evaluate, export, fit, generate, hub, interrupt, pretrain, train};
 
 /// The shipped base checkpoint knows the held-out facts of this corpus in English only.
 const CORPUS_SEED: u64 = 2506;
@@ -50,14 +50,14 @@ enum Verb {
     },
     /// Fit the Transform Matrix of a CC-Tuned model folder, into that folder
     Fit {
-        /// The model folder
+        /// The model folder, or org/name[@revision] on the Hub
         folder: PathBuf,
         #[command(flatten)]
         recipe: RecipeArgs,
     },
     /// Answer the prompts of a data file and count the right answers
     Eval {
-        /// The model folder
+        /// The model folder, or org/name[@revision] on the Hub
         folder: PathBuf,
         /// JSON-lines triples
         #[arg(long)]
@@ -201,6 +201,7 @@ fn dispatch(verb: Verb) -> Result<bool> {
             transplant(&args, &folder, samples, recipe.cc.seed, &Interrupt::install()?)
         }
         Verb::Export(ExportVerb::Hf { folder, out, dtype }) => {
+            let folder = hub::resolve(&folder)?;
             let loaded = ModelFolder::load(&folder, None, 0, &Device::flex())?;
             loaded.save_model(&loaded.model, &out, dtype.into())?;
             if folder.join(TRANSFORM_FILE).exists() {
@@ -284,6 +285,7 @@ fn train_one(method: MethodArg, recipe: &Recipe) -> Result<bool> {
 }
 
 fn fit_folder(path: &Path, recipe: &Recipe) -> Result<bool> {
+    let path = &hub::resolve(path)?;
     let folder = ModelFolder::load(path, recipe.model.template.named(), 0, &announce())?;
     let rows = match &recipe.data.train {
         Place::Builtin => corpus::generate(CORPUS_SEED)?.pairs.iter().map(Row::from).collect(),

@@ -24,7 +24,7 @@ use crate::{device, export};
 /// What to ask, of which model, and how.
 #[derive(Args)]
 pub struct GenerateArgs {
-    /// A model folder
+    /// A model folder, or org/name[@revision] on the Hub
     #[arg(long, conflicts_with = "bundle")]
     folder: Option<PathBuf>,
     /// A web bundle

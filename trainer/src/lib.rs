@@ -16,6 +16,7 @@ pub mod evaluate;
 pub mod export;
 pub mod fit;
 pub mod generate;
+pub mod hub;
 pub mod interrupt;
 pub mod jinja;
 pub mod log;

@@ -18,7 +18,7 @@ use cctuning::transform_matrix::{FoldedTransform, TransformMatrix};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::jinja;
+use crate::{hub, jinja};
 
 pub const TRANSFORM_FILE: &str = "transform_matrix.safetensors";
 pub const TRANSFORM_TENSOR: &str = "transform_matrix";
@@ -55,8 +55,9 @@ impl ModelFolder {
         self.transform.as_ref().map(|transform| transform.fold(self.model.model.decision_maker()))
     }
 
-    /// Loads a folder onto `device`. `template` overrides what the folder or its tokenizer says.
+    /// Loads a folder, or a model of the Hub by its name, onto `device`. `template` overrides what the folder or its tokenizer says.
     pub fn load(path: &Path, template: Option<ChatTemplate>, seed: u64, device: &Device) -> Result<Self> {
+        let path = &hub::resolve(path)?;
         let config = load_config(path)?;
         let tokenizer_json = read(path, "tokenizer.json")?;
         let tokenizer = Tokenizer::from_json(&tokenizer_json).with_context(|| path.display().to_string())?;
@@ -129,12 +130,15 @@ impl ModelFolder {
         write_json(path, "generation_config.json", &json!({ "eos_token_id": stop, "do_sample": false }))?;
         write_json(path, SETTINGS_FILE, &serde_json::to_value(&self.settings)?)?;
         write(path, "tokenizer.json", &self.tokenizer_json)?;
-        let tokenizer_config = json!({
+        let mut tokenizer_config = json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": self.settings.template.stop_token(),
             "chat_template": self.settings.template.to_jinja(),
             "model_max_length": self.config.max_positions,
         });
+        if let Some(begin) = self.settings.template.begin_token() {
+            tokenizer_config["bos_token"] = begin.into();
+        }
         write_json(path, "tokenizer_config.json", &tokenizer_config)
     }
 }

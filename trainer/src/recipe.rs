@@ -47,7 +47,7 @@ pub struct Data {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// A Hugging Face folder, or the shipped base checkpoint.
+    /// A Hugging Face folder, org/name[@revision] on the Hub, or the shipped base checkpoint.
     pub path: Place,
     pub template: Template,
 }
