@@ -276,6 +276,8 @@ fn what_is_wrong_with_a_model_folder_is_said_with_its_path() {
         Ok(_) => panic!("a bad folder was accepted"),
         Err(error) => format!("{error:#}"),
     };
+    assert_says(&load(), &["model", "no such folder"]);
+    fs::create_dir(&path).unwrap();
     assert_says(&load(), &["model/config.json", "cannot read"]);
     let change = |name: &str, content: &[u8]| {
         write_folder(&path, 1);
@@ -287,7 +289,7 @@ fn what_is_wrong_with_a_model_folder_is_said_with_its_path() {
     let mut narrow = config(Family::Llama, true);
     narrow.vocab_size = 200;
     let narrow = narrow.to_json("float32").to_string();
-    assert_says(&change("config.json", narrow.as_bytes()), &["model", "265 tokens", "vocab_size 200"]);
+    assert_says(&change("config.json", narrow.as_bytes()), &["model", "269 tokens", "vocab_size 200"]);
     assert_says(&change("model.safetensors", b"1234"), &["model/model.safetensors", "not a complete safetensors file"]);
     assert_says(&change("model.safetensors.index.json", b"{}"), &["model.safetensors.index.json", "weight_map"]);
     fs::remove_file(path.join("model.safetensors.index.json")).unwrap();

@@ -193,14 +193,16 @@ impl ChatTemplate {
         };
         let again = self.turn_opens_at();
         let trim = if self.trim { " | trim" } else { "" };
-        let [before, again, after, tag, stop] =
-            [&*self.before, &self.before[again..], &self.after, &self.answer_tag, &self.stop].map(quote);
+        // Where a turn of the user's ends as the answer does, so does all that follows it.
+        let end = if self.after.starts_with(&*self.stop) { &self.after } else { &self.stop };
+        let [before, again, after, tag, end] =
+            [&*self.before, &self.before[again..], &self.after, &self.answer_tag, end].map(quote);
         format!(
             "{{%- for message in messages -%}}\n\
              {{%- if message['role'] == 'user' -%}}\n\
              {{{{- ({before} if loop.first else {again}) + (message['content']{trim}) + {after} -}}}}\n\
              {{%- elif message['role'] == 'assistant' -%}}\n\
-             {{{{- {tag} + message['content'] + {stop} -}}}}\n\
+             {{{{- {tag} + message['content'] + {end} -}}}}\n\
              {{%- else -%}}\n\
              {{{{- raise_exception('this model knows the roles user and assistant, not ' + message['role']) -}}}}\n\
              {{%- endif -%}}\n\

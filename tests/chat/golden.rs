@@ -89,8 +89,14 @@ fn built_in_templates_give_the_published_ids_in_ten_languages() {
 #[test]
 fn the_string_of_a_template_and_the_ids_of_its_fixed_parts_are_the_published_ones() {
     let strings = [
-        ("llama3", "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nX<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"),
-        ("qwen2", "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\nX<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            "llama3",
+            "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nX<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+        (
+            "qwen2",
+            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\nX<|im_end|>\n<|im_start|>assistant\n",
+        ),
         ("mistral", "<s>[INST] X[/INST]"),
         ("plain", "<|user|>X<|assistant|>"),
     ];
@@ -133,7 +139,11 @@ fn a_mistral_prompt_has_the_ids_that_the_library_gives_the_whole_string() {
         assert_eq!(streamed(&tokenizer, &prompt.ids), sentence);
     }
     assert_eq!(ChatTemplate::detect(&tokenizer), Some(ChatTemplate::MISTRAL));
-    assert_eq!(streamed(&tokenizer, &tokenizer.encode("กขคน?").unwrap()), "กขคน?", "letters in bytes beside whole ones");
+    assert_eq!(
+        streamed(&tokenizer, &tokenizer.encode("กขคน?").unwrap()),
+        "กขคน?",
+        "letters in bytes beside whole ones"
+    );
 }
 
 fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {

@@ -105,9 +105,19 @@ fn a_template_with_a_date_and_trimming_is_spelt_out_with_the_published_ids() {
     assert_eq!((&*template.after, &*template.stop, template.trim), ("<|eot_id|>", "<|eot_id|>", true));
     assert_eq!(template.answer_tag, ChatTemplate::LLAMA3.answer_tag);
     assert_eq!((template.role_token_from_end, template.name()), (Some(1), "custom"));
+    let prompt = |text| template.render(&small_model::tokenizer(), text, AnchorRule::LastPrompt).unwrap();
+    assert_eq!(prompt(" \n why?\n"), prompt("why?"));
     if let Some(tokenizer) = real("llama3.1") {
         assert_ids(&own(&tokenizer), &tokenizer, &LLAMA31_OWN);
     }
+}
+
+#[test]
+fn a_template_that_closes_what_is_not_to_go_on_is_taken_without_that_end() {
+    let text = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}\
+                {{ '<|assistant|>' if add_generation_prompt else eos_token }}";
+    let template = derived(text, &small_model::tokenizer()).unwrap();
+    assert_eq!((&*template.after, &*template.answer_tag, &*template.stop), ("<|end|>", "<|assistant|>", "<|end|>"));
 }
 
 #[test]
@@ -146,10 +156,19 @@ fn a_template_that_is_more_than_text_around_the_users_is_refused_by_name() {
         let error = derived(text, &tokenizer).unwrap_err();
         assert!(error.contains(expected), "{text}: {error}");
     }
+    let error = derived("{{ bos_token }}{{ messages[0].content }}", &without("<s>")).unwrap_err();
+    assert!(error.contains("bos_token") && error.contains("no control token"), "{error}");
     let mut endless = source("{{ messages[0].content }}");
     endless.tokens.clear();
     assert!(format!("{:#}", derive(&endless, &tokenizer).unwrap_err()).contains("ends an answer"));
     assert!(derived(&" ".repeat(300_000), &tokenizer).unwrap_err().contains("bytes long"));
+}
+
+/// The byte tokenizer without one of its control tokens.
+fn without(token: &str) -> Tokenizer {
+    let mut json = small_model::tokenizer_json();
+    json["added_tokens"].as_array_mut().unwrap().retain(|added| added["content"] != token);
+    Tokenizer::from_json(json.to_string().as_bytes()).unwrap()
 }
 
 fn load(path: &Path, template: Option<ChatTemplate>) -> Result<ChatTemplate, String> {
@@ -191,13 +210,17 @@ fn a_folder_is_asked_for_its_settings_then_its_jinja_then_its_tokenizer() {
 fn an_exported_template_is_read_back_as_itself() {
     for (name, template) in ChatTemplate::BUILT_IN {
         let dir = tempfile::tempdir().unwrap();
-        let odd = ChatTemplate { before: format!("{}it's \\ ", template.before).into(), trim: true, ..template.clone() };
+        let odd =
+            ChatTemplate { before: format!("{}it's \\ ", template.before).into(), trim: true, ..template.clone() };
         for template in [template, odd] {
             let folder = small_model::folder(small_model::config(Family::Llama, true), template.clone(), 1);
             folder.save_model(&folder.model, dir.path(), cctuning::checkpoint::Storage::F32).unwrap();
             let read = of_folder(dir.path(), &folder.tokenizer).unwrap().unwrap();
             assert_eq!((&read.before, &read.after), (&template.before, &template.after), "{name}");
-            assert_eq!((&read.answer_tag, &read.stop, read.trim), (&template.answer_tag, &template.stop, template.trim));
+            assert_eq!(
+                (&read.answer_tag, &read.stop, read.trim),
+                (&template.answer_tag, &template.stop, template.trim)
+            );
             let config: Value =
                 serde_json::from_slice(&fs::read(dir.path().join("tokenizer_config.json")).unwrap()).unwrap();
             assert_eq!(config["eos_token"], json!(template.stop));

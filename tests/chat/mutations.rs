@@ -76,10 +76,23 @@ fn unsettle(value: &mut Value, rng: &mut ChaCha8Rng) {
         },
         other => {
             let odd = [
-                json!(null), json!(-1), json!(u32::MAX), json!(u64::MAX), json!(1e300), json!(""), json!("▁"),
-                json!([]), json!({}), json!(true), json!({"type": "Sequence", "decoders": []}), json!({"Regex": "(a|b|)+"}),
-                json!({"type": "Unigram", "unk_id": 7, "vocab": [["a", -1.0]]}), json!({"type": "WordLevel", "vocab": {}}),
-                json!({"type": "Fixed", "Fixed": 4_000_000_000_u32}), json!("a".repeat(5000)), json!([["a", "b"]]),
+                json!(null),
+                json!(-1),
+                json!(u32::MAX),
+                json!(u64::MAX),
+                json!(1e300),
+                json!(""),
+                json!("▁"),
+                json!([]),
+                json!({}),
+                json!(true),
+                json!({"type": "Sequence", "decoders": []}),
+                json!({"Regex": "(a|b|)+"}),
+                json!({"type": "Unigram", "unk_id": 7, "vocab": [["a", -1.0]]}),
+                json!({"type": "WordLevel", "vocab": {}}),
+                json!({"type": "Fixed", "Fixed": 4_000_000_000_u32}),
+                json!("a".repeat(5000)),
+                json!([["a", "b"]]),
             ];
             *other = odd[rng.random_range(0..odd.len())].clone();
         }

@@ -219,7 +219,10 @@ impl Hub {
             let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
             if found != name {
                 fs::remove_file(&path).and_then(|()| fs::remove_file(&blob))?;
-                bail!("{}: {file} came damaged (sha256 {found}, expected {name}); run again to fetch it anew", reference.id);
+                bail!(
+                    "{}: {file} came damaged (sha256 {found}, expected {name}); run again to fetch it anew",
+                    reference.id
+                );
             }
         }
         Ok(())

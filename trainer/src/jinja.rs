@@ -73,7 +73,9 @@ fn read(path: &Path) -> Result<Option<(&'static str, Source)>> {
                 all.find(|one| wanted.is_none_or(|name| one["name"] == name))?["template"].as_str()
             };
             let chosen = named(Some("default")).or_else(|| named(None));
-            chosen.with_context(|| format!("{CONFIG}: `chat_template` is neither a text nor a list with one"))?.to_owned()
+            chosen
+                .with_context(|| format!("{CONFIG}: `chat_template` is neither a text nor a list with one"))?
+                .to_owned()
         }
     };
     Ok(Some((CONFIG, Source { text, tokens })))
@@ -95,8 +97,12 @@ pub fn derive(source: &Source, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
     let mut found: Option<(String, String, String)> = None;
     let mut trim = false;
     for probe in PROBES {
-        let closed = turn(probe, false)?;
-        let (before, after) = match (around(&closed, probe)?, around(&closed, probe.trim())?) {
+        let (closed, open) = (turn(probe, false)?, turn(probe, true)?);
+        // Some end a conversation that is not to go on.
+        let end = source.tokens.get("eos_token").map_or("", String::as_str);
+        let open_ended = closed.strip_suffix(end).filter(|_| !open.starts_with(&closed));
+        let closed = open_ended.unwrap_or(&closed);
+        let (before, after) = match (around(closed, probe)?, around(closed, probe.trim())?) {
             (Some(sides), _) => sides,
             (None, Some(sides)) => {
                 trim = true;
@@ -104,8 +110,7 @@ pub fn derive(source: &Source, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
             }
             (None, None) => bail!("it changes the user's text: {probe:?} is not in {closed:?}"),
         };
-        let open = turn(probe, true)?;
-        let Some(tag) = open.strip_prefix(&closed) else {
+        let Some(tag) = open.strip_prefix(closed) else {
             bail!("with the answer tag it is another text: {open:?} does not begin with {closed:?}");
         };
         let parts = (before.to_owned(), after.to_owned(), tag.to_owned());
@@ -121,19 +126,28 @@ pub fn derive(source: &Source, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
         }
     }
 
-    // The longest first, so that of two at one place the longer is the template's.
     let all = tokenizer.control_tokens();
     let within = |text: &str| -> Vec<String> { all.iter().filter(|token| text.contains(&***token)).cloned().collect() };
     let fixed = [&*before, &*after, &*answer_tag].concat();
+    for (name, token) in source.tokens.iter().filter(|(_, token)| !token.is_empty()) {
+        let known = all.contains(token) || !fixed.contains(&**token);
+        ensure!(known, "it writes the {name} {token:?}, which is no control token of the tokenizer");
+    }
     let family = ChatTemplate::BUILT_IN.into_iter().map(|(_, known)| known).find(|known| {
-        if answer_tag.is_empty() { known.answer_tag.is_empty() && known.after == after } else { known.answer_tag == answer_tag }
+        if answer_tag.is_empty() {
+            known.answer_tag.is_empty() && known.after == after
+        } else {
+            known.answer_tag == answer_tag
+        }
     });
     let conversation = [("user", PROBES[0]), ("assistant", ANSWER)];
     let ended = render(&jinja, source, &conversation, false).ok();
     let ended = ended.as_deref().and_then(|text| text.split_once(ANSWER)).map(|(_, end)| end.trim_start());
-    let first = |end: &str| all.iter().filter(|token| end.starts_with(&***token)).max_by_key(|token| token.len()).cloned();
+    let first =
+        |end: &str| all.iter().filter(|token| end.starts_with(&***token)).max_by_key(|token| token.len()).cloned();
     let stop = ended.and_then(first).or_else(|| source.tokens.get("eos_token").cloned());
-    let stop = stop.context("nothing says what ends an answer: no control token follows one, and there is no eos_token")?;
+    let stop =
+        stop.context("nothing says what ends an answer: no control token follows one, and there is no eos_token")?;
     ensure!(tokenizer.id(&stop).is_some(), "it ends an answer with {stop:?}, which the tokenizer does not have");
     Ok(ChatTemplate {
         control: within(&fixed).into_iter().map(Into::into).collect(),

@@ -76,9 +76,14 @@ impl ModelFolder {
             Err(_) => Settings {
                 template: match &template {
                     Some(named) => named.clone(),
-                    None => jinja::of_folder(path, &tokenizer)?.or_else(|| ChatTemplate::detect(&tokenizer)).with_context(
-                        || format!("{}: no chat template fits this tokenizer; name one with model.template", path.display()),
-                    )?,
+                    None => jinja::of_folder(path, &tokenizer)?
+                        .or_else(|| ChatTemplate::detect(&tokenizer))
+                        .with_context(|| {
+                            format!(
+                                "{}: no chat template fits this tokenizer; name one with model.template",
+                                path.display()
+                            )
+                        })?,
                 },
                 anchor: AnchorRule::default(),
                 connection: ConnectionOptions::default(),
