@@ -224,6 +224,11 @@ fn a_manifest_that_is_not_one_or_leaves_its_folder_is_refused() {
     }
     assert_error(with(&|m| m["parts"]["cc"][0] = "other.safetensors".into()), &["other.safetensors", "`files`"]);
     assert_error(with(&|m| m["template"] = "gemma".into()), &["manifest.json", "gemma", "mistral"]);
+    // A template that is not built in travels whole.
+    let own = ChatTemplate { before: "<|user|>Q: ".into(), ..ChatTemplate::PLAIN };
+    let custom = with(&|m| m["template"] = serde_json::to_value(&own).unwrap()).unwrap();
+    let prompt = Bundle::load(custom, &files, &Device::flex()).unwrap().prompt("why?").unwrap();
+    assert_eq!(tokenizer().decode(&prompt.ids).unwrap(), "Q: why?");
 }
 
 #[test]

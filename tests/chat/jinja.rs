@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use burn::tensor::Device;
 use cctuning::chat::{AnchorRule, ChatTemplate};
@@ -162,6 +163,24 @@ fn a_template_that_is_more_than_text_around_the_users_is_refused_by_name() {
     endless.tokens.clear();
     assert!(format!("{:#}", derive(&endless, &tokenizer).unwrap_err()).contains("ends an answer"));
     assert!(derived(&" ".repeat(300_000), &tokenizer).unwrap_err().contains("bytes long"));
+}
+
+#[test]
+fn a_template_that_takes_all_memory_is_refused_before_it_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    small_model::write_folder(dir.path(), 1);
+    fs::remove_file(dir.path().join("cctuning.json")).unwrap();
+    let doubling =
+        "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(34) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+    fs::write(dir.path().join("chat_template.jinja"), doubling).unwrap();
+    // A process of its own, which ends with what it has taken.
+    let asked = Command::new(env!("CARGO_BIN_EXE_trainer"))
+        .args(["generate", "--prompt", "x", "--folder"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    let error = String::from_utf8(asked.stderr).unwrap();
+    assert!(asked.status.code() == Some(1) && error.contains("memory for a short question"), "{error}");
 }
 
 /// The byte tokenizer without one of its control tokens.

@@ -1,15 +1,19 @@
 //! A model's own Jinja chat template, turned into a [`ChatTemplate`] by rendering it: with a known user's text, with and
 //! without the answer tag. Knows the files that hold such templates; knows nothing of weights.
 //!
-//! A template comes from a stranger: it gets no files, no clock, and so many instructions.
+//! A template comes from a stranger: it gets no files, no clock, so many instructions and so much memory.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use cctuning::chat::ChatTemplate;
 use cctuning::tokenizer::Tokenizer;
+use indicatif::HumanBytes;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, Value, context};
@@ -20,12 +24,15 @@ use serde_json::ser::Formatter;
 const LONGEST_SOURCE: usize = 256 * 1024;
 const FUEL: u64 = 100_000;
 const LONGEST_PROMPT: usize = 64 * 1024;
+const MOST_MEMORY: u64 = 1 << 30;
+const LONGEST_RUN: Duration = Duration::from_secs(30);
 
 /// User's texts that tell whether a template keeps what it is given. The first is found again in every rendering.
 const PROBES: [&str; 3] = ["Qx7 vf", " \n Qx7\tvf \n ", "Qx7 <b>&\"'\\ {{ x }} {% y %} vf 你好 नि"];
 const ANSWER: &str = "Wk3 jz";
 
 /// A template's text and the tokens that it may name.
+#[derive(Clone)]
 pub struct Source {
     pub text: String,
     /// `bos_token` and its like.
@@ -91,13 +98,11 @@ pub fn derive(source: &Source, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
         "it is {} bytes long; at most {LONGEST_SOURCE} are read",
         source.text.len()
     );
-    let jinja = environment(&source.text)?;
-    let turn = |user: &str, open: bool| render(&jinja, source, &[("user", user)], open);
+    let Rendered { turns, conversation } = rendered(source)?;
 
     let mut found: Option<(String, String, String)> = None;
     let mut trim = false;
-    for probe in PROBES {
-        let (closed, open) = (turn(probe, false)?, turn(probe, true)?);
+    for (probe, (closed, open)) in PROBES.into_iter().zip(turns) {
         // Some end a conversation that is not to go on.
         let end = source.tokens.get("eos_token").map_or("", String::as_str);
         let open_ended = closed.strip_suffix(end).filter(|_| !open.starts_with(&closed));
@@ -140,9 +145,7 @@ pub fn derive(source: &Source, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
             known.answer_tag == answer_tag
         }
     });
-    let conversation = [("user", PROBES[0]), ("assistant", ANSWER)];
-    let ended = render(&jinja, source, &conversation, false).ok();
-    let ended = ended.as_deref().and_then(|text| text.split_once(ANSWER)).map(|(_, end)| end.trim_start());
+    let ended = conversation.as_deref().and_then(|text| text.split_once(ANSWER)).map(|(_, end)| end.trim_start());
     let first =
         |end: &str| all.iter().filter(|token| end.starts_with(&***token)).max_by_key(|token| token.len()).cloned();
     let stop = ended.and_then(first).or_else(|| source.tokens.get("eos_token").cloned());
@@ -165,6 +168,49 @@ fn around<'a>(whole: &'a str, text: &str) -> Result<Option<(&'a str, &'a str)>> 
     let Some((before, after)) = whole.split_once(text) else { return Ok(None) };
     ensure!(!after.contains(text), "it repeats the user's text: {whole:?}");
     Ok(Some((before, after)))
+}
+
+/// What a template makes of the probes, without and with the answer tag, and of an answered question.
+struct Rendered {
+    turns: Vec<(String, String)>,
+    conversation: Option<String>,
+}
+
+/// Runs the template beside this thread. Instructions and depth are counted, but one of them can ask for any memory; so
+/// whoever takes too much is reported from here, and ends with the process.
+fn rendered(source: &Source) -> Result<Rendered> {
+    let (answer, answered) = mpsc::channel();
+    let own = source.clone();
+    thread::spawn(move || answer.send(render_all(&own)));
+    let (started, before) = (Instant::now(), resident());
+    loop {
+        match answered.recv_timeout(Duration::from_millis(20)) {
+            Ok(rendered) => return rendered,
+            Err(RecvTimeoutError::Disconnected) => bail!("its interpreter failed over it"),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let taken = resident().saturating_sub(before);
+        ensure!(taken < MOST_MEMORY, "it takes {} of memory for a short question", HumanBytes(taken));
+        ensure!(started.elapsed() < LONGEST_RUN, "it runs for more than {LONGEST_RUN:?} over a short question");
+    }
+}
+
+/// Bytes of memory in use, where the system says so.
+fn resident() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|pages| pages.split(' ').nth(1)?.parse::<u64>().ok());
+    pages.map_or(0, |pages| pages * 4096)
+}
+
+fn render_all(source: &Source) -> Result<Rendered> {
+    let jinja = environment(&source.text)?;
+    let both = |probe| -> Result<_> {
+        let turn = [("user", probe)];
+        Ok((render(&jinja, source, &turn, false)?, render(&jinja, source, &turn, true)?))
+    };
+    let turns = PROBES.into_iter().map(both).collect::<Result<_>>()?;
+    let conversation = [("user", PROBES[0]), ("assistant", ANSWER)];
+    Ok(Rendered { turns, conversation: render(&jinja, source, &conversation, false).ok() })
 }
 
 fn render(jinja: &Environment, source: &Source, turns: &[(&str, &str)], open: bool) -> Result<String> {
