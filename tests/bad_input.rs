@@ -228,7 +228,7 @@ fn a_manifest_that_is_not_one_or_leaves_its_folder_is_refused() {
     let own = ChatTemplate { before: "<|user|>Q: ".into(), ..ChatTemplate::PLAIN };
     let custom = with(&|m| m["template"] = serde_json::to_value(&own).unwrap()).unwrap();
     let prompt = Bundle::load(custom, &files, &Device::flex()).unwrap().prompt("why?").unwrap();
-    assert_eq!(tokenizer().decode(&prompt.ids).unwrap(), "Q: why?");
+    assert_eq!(small_model::tokenizer().decode(&prompt.ids).unwrap(), "Q: why?");
 }
 
 #[test]
