@@ -9,7 +9,7 @@ use crate::generate::{ConnectionOptions, Decoding, GenerateOptions, Source};
 use crate::model::CcModel;
 use crate::sampling::Sampling;
 use crate::tokenizer::Tokenizer;
-use crate::transform_matrix::{FoldedTransform, TransformMatrix};
+use crate::transform_matrix::FoldedTransform;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -238,7 +238,7 @@ impl Bundle {
         let (vanilla, cc) = (model(&parts.vanilla)?, model(&parts.cc)?);
         let mut checkpoint = Checkpoint::default();
         checkpoint.add(&parts.transform, file(files, &parts.transform)?)?;
-        let matrix = TransformMatrix::from_rows(checkpoint.read("transform_matrix")?.1, config.d_model, device)?;
+        let matrix = checkpoint.transform_matrix(config.d_model, device)?;
         let json = |path: &String| file(files, path).map(Vec::as_slice);
         let parse =
             |path: &String, e: serde_json::Error| Error::BundleFile { path: path.clone(), reason: e.to_string() };

@@ -7,8 +7,9 @@
 
 use crate::error::{Error, Result};
 use crate::model::CcModel;
+use crate::transform_matrix::{INTERCEPT_TENSOR, TRANSFORM_TENSOR, TransformMatrix};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,6 +78,18 @@ impl<'a> Checkpoint<'a> {
             other => return Err(Error::DType { name: name.into(), found: format!("{other:?}") }),
         };
         Ok((view.shape().to_vec(), values))
+    }
+
+    /// The Transform Matrix, with its intercept if there is one.
+    ///
+    /// # Errors
+    /// It is absent, or not of this width.
+    pub fn transform_matrix(&self, d_model: usize, device: &Device) -> Result<TransformMatrix> {
+        let intercept = match self.tensors.contains_key(INTERCEPT_TENSOR) {
+            true => Some(self.read(INTERCEPT_TENSOR)?.1),
+            false => None,
+        };
+        TransformMatrix::from_values(self.read(TRANSFORM_TENSOR)?.1, intercept, d_model, device)
     }
 
     fn dequantize(&self, name: &str, view: &TensorView) -> Result<Vec<f32>> {

@@ -41,6 +41,8 @@ pub mod tap;
 pub mod decision_maker;
 pub mod decoder;
 pub mod transform_matrix;
+#[cfg(feature = "fit")]
+pub mod least_squares;
 pub mod model;
 pub mod checkpoint;
 pub mod tokenizer;

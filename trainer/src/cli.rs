@@ -14,11 +14,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::data::{Row, read_rows};
 use crate::export::Content;
+use crate::fit::Reading;
 use crate::generate::{GenerateArgs, SourceArg};
 use crate::interrupt::Interrupt;
-use crate::model_folder::{ModelFolder, TRANSFORM_FILE, shipped, transform_bytes};
+use crate::model_folder::{ModelFolder, TRANSFORM_FILE, shipped};
 use crate::recipe::{Place, Preset, Recipe};
-use crate::run_folder::write_file_atomically;
 use crate::sample::{Renderer, Sample};
 use crate::step::Method;
 use crate::train::{Ended, describe};
@@ -52,6 +52,9 @@ enum Verb {
     Fit {
         /// The model folder, or org/name[@revision] on the Hub
         folder: PathBuf,
+        /// Also fit on growing numbers of pairs, and draw the error against them (Figure 5)
+        #[arg(long)]
+        curve: bool,
         #[command(flatten)]
         recipe: RecipeArgs,
     },
@@ -191,7 +194,7 @@ fn dispatch(verb: Verb) -> Result<bool> {
             pretrain::pretrain(&corpus, &recipe, &recipe.run.out, &announce(), &Interrupt::install()?)
         }
         Verb::Train { method, recipe } => train_one(method, &recipe.load()?),
-        Verb::Fit { folder, recipe } => fit_folder(&folder, &recipe.load()?),
+        Verb::Fit { folder, curve, recipe } => fit_folder(&folder, &recipe.load()?, curve),
         Verb::Eval { folder, data, source, recipe } => eval_folder(&folder, &data, source.into(), &recipe.load()?),
         Verb::Generate(args) => generate::generate(&args).map(|()| true),
         Verb::Transplant { args, recipe } => {
@@ -284,7 +287,7 @@ fn train_one(method: MethodArg, recipe: &Recipe) -> Result<bool> {
     }
 }
 
-fn fit_folder(path: &Path, recipe: &Recipe) -> Result<bool> {
+fn fit_folder(path: &Path, recipe: &Recipe, curve: bool) -> Result<bool> {
     let path = &hub::resolve(path)?;
     let folder = ModelFolder::load(path, recipe.model.template.named(), 0, &announce())?;
     let rows = match &recipe.data.train {
@@ -293,13 +296,17 @@ fn fit_folder(path: &Path, recipe: &Recipe) -> Result<bool> {
     };
     let rows: Vec<Row> = rows.into_iter().filter(|row| row.lang != "en").collect();
     let samples = samples(recipe, &folder, &rows)?;
-    let pairs: Vec<(&Prompt, &Prompt)> = samples.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
-    let fitted = fit::fit(&folder.model, &pairs, &recipe.transform, recipe.optim.micro_tokens)?;
-    println!("{}", fitted.summary());
-    let bytes = transform_bytes(&fitted.matrix, folder.config.d_model)?;
-    write_file_atomically(&path.join(TRANSFORM_FILE), &bytes)?;
-    write_file_atomically(&path.join("transform.json"), serde_json::to_string_pretty(&fitted)?.as_bytes())?;
-    println!("{} written", path.join(TRANSFORM_FILE).display());
+    let reading = Reading {
+        model: &folder.model,
+        site: folder.settings.connection.site,
+        token_budget: recipe.optim.micro_tokens,
+    };
+    let Some(fitted) = fit::fit(reading, &samples, &recipe.transform, curve, &Interrupt::install()?)? else {
+        return Ok(false);
+    };
+    println!("{}\n{}", fitted.summary(), fitted.table());
+    fitted.write(path)?;
+    println!("{} written, transform.json, .txt and .svg beside it", path.join(TRANSFORM_FILE).display());
     Ok(true)
 }
 
@@ -341,14 +348,13 @@ fn export_bundle(vanilla: &Path, cc: &Path, data: &Path, out: &Path, max_new_tok
             examples.push(Example { lang, prompt: instruction, english: instruction_en, gold: output });
         }
     }
-    let matrix: Vec<f32> = transform.tensor().into_data().iter::<f32>().collect();
     let bytes = export::bundle(
         &Content {
             title: &format!("{} and its vanilla twin", cc_path.display()),
             origin: "trainer export bundle",
             vanilla: &vanilla,
             cc: &cc,
-            transform: &matrix,
+            transform,
             examples: &examples,
             max_new_tokens,
         },

@@ -7,11 +7,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use cctuning::bundle::{Bundle, Example, FORMAT, FileEntry, Golden, Language, Manifest, Parts};
-use cctuning::checkpoint::{Storage, save};
+use cctuning::checkpoint::{Storage, save, save_tensors};
 use cctuning::generate::Source;
+use cctuning::transform_matrix::TransformMatrix;
 
 use crate::corpus::LANGUAGES;
-use crate::model_folder::{ModelFolder, TRANSFORM_FILE, transform_bytes};
+use crate::model_folder::{ModelFolder, TRANSFORM_FILE};
 use crate::run_folder::write_file_atomically;
 
 /// Golden prompts per language: enough to catch a device that computes wrongly, few enough to start quickly.
@@ -24,8 +25,7 @@ pub struct Content<'a> {
     pub origin: &'a str,
     pub vanilla: &'a ModelFolder,
     pub cc: &'a ModelFolder,
-    /// Row-major `W_T`.
-    pub transform: &'a [f32],
+    pub transform: &'a TransformMatrix,
     pub examples: &'a [Example],
     pub max_new_tokens: usize,
 }
@@ -36,11 +36,10 @@ pub fn bundle(content: &Content, out: &Path) -> Result<u64> {
     if vanilla.config != cc.config || vanilla.tokenizer_json != cc.tokenizer_json {
         bail!("the two models of a bundle must share config.json and tokenizer.json; train both from the same base");
     }
-    let d_model = cc.config.d_model;
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     files.insert("vanilla.safetensors".into(), save(&vanilla.model, Storage::Q8)?);
     files.insert("cc.safetensors".into(), save(&cc.model, Storage::Q8)?);
-    files.insert(TRANSFORM_FILE.into(), transform_bytes(content.transform, d_model)?);
+    files.insert(TRANSFORM_FILE.into(), save_tensors(content.transform.to_tensors(), Storage::F32)?);
     files.insert("tokenizer.json".into(), vanilla.tokenizer_json.clone());
     files.insert("examples.json".into(), serde_json::to_vec(content.examples)?);
     files.insert("golden.json".into(), b"[]".to_vec());

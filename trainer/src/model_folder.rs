@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use cctuning::chat::{AnchorRule, ChatTemplate};
-use cctuning::checkpoint::{self, Checkpoint, Storage, save_tensors};
+use cctuning::checkpoint::{self, Checkpoint, Storage};
 use cctuning::config::ModelConfig;
 use cctuning::generate::ConnectionOptions;
 use cctuning::model::CcModel;
@@ -21,7 +21,6 @@ use serde_json::{Value, json};
 use crate::{hub, jinja};
 
 pub const TRANSFORM_FILE: &str = "transform_matrix.safetensors";
-pub const TRANSFORM_TENSOR: &str = "transform_matrix";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 const SETTINGS_FILE: &str = "cctuning.json";
 
@@ -182,15 +181,7 @@ pub fn load_transform(path: &Path, d_model: usize, device: &Device) -> Result<Tr
     let bytes = read(path, TRANSFORM_FILE)?;
     let mut checkpoint = Checkpoint::default();
     checkpoint.add(&path.join(TRANSFORM_FILE).display().to_string(), &bytes)?;
-    let matrix =
-        checkpoint.read(TRANSFORM_TENSOR).and_then(|(_, values)| TransformMatrix::from_rows(values, d_model, device));
-    matrix.with_context(|| path.join(TRANSFORM_FILE).display().to_string())
-}
-
-/// The Transform Matrix as a safetensors file.
-pub fn transform_bytes(matrix: &[f32], d_model: usize) -> Result<Vec<u8>> {
-    let tensor = (TRANSFORM_TENSOR.to_string(), vec![d_model, d_model], matrix.to_vec());
-    Ok(save_tensors(vec![tensor], Storage::F32)?)
+    checkpoint.transform_matrix(d_model, device).with_context(|| path.join(TRANSFORM_FILE).display().to_string())
 }
 
 fn read(folder: &Path, file: &str) -> Result<Vec<u8>> {

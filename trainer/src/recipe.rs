@@ -128,6 +128,12 @@ pub struct Transform {
     pub seed: u64,
     /// Share of the pairs kept out of the fit, for the held-out error.
     pub holdout: f64,
+    /// Fit an intercept beside the matrix.
+    pub affine: bool,
+    /// One matrix for each layer instead of one for all.
+    pub per_layer: bool,
+    /// Languages that pairs are drawn from; none named means all.
+    pub languages: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -238,7 +244,15 @@ impl Template {
 
 impl Default for Transform {
     fn default() -> Self {
-        Self { pairs: 1000, ridge: 0.0, seed: 0, holdout: 0.1 }
+        Self {
+            pairs: 1000,
+            ridge: 0.0,
+            seed: 0,
+            holdout: 0.1,
+            affine: false,
+            per_layer: false,
+            languages: Vec::new(),
+        }
     }
 }
 

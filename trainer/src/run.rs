@@ -12,15 +12,15 @@ use cctuning::generate::{GenerateOptions, Source};
 use cctuning::model::CcModel;
 use cctuning::sampling::Sampling;
 use cctuning::tokenizer::Tokenizer;
-use cctuning::transform_matrix::TransformMatrix;
 
 use crate::corpus::{Corpus, Item, LANGUAGES};
 use crate::data::Row;
 use crate::evaluate::{Score, answer, at_most, score};
 use crate::export::{self, Content};
-use crate::fit::{Fitted, fit};
+use crate::fit::{Reading, fit};
+use crate::fit_report::Fitted;
 use crate::interrupt::Interrupt;
-use crate::model_folder::{ModelFolder, TRANSFORM_FILE, transform_bytes};
+use crate::model_folder::ModelFolder;
 use crate::recipe::Recipe;
 use crate::run_folder::write_file_atomically;
 use crate::sample::{Renderer, Sample};
@@ -87,23 +87,18 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
     };
 
     let pairs = render(&corpus.pairs)?;
-    let pairs: Vec<(&Prompt, &Prompt)> = pairs.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
-    let fitted = fit(&cc, &pairs, &recipe.transform, recipe.optim.micro_tokens)?;
+    let reading = Reading { model: &cc, site: recipe.cc.site, token_budget: recipe.optim.micro_tokens };
+    let Some(fitted) = fit(reading, &pairs, &recipe.transform, false, interrupt)? else { return Ok(false) };
     println!("\n{}", fitted.summary());
-    if interrupt.requested() {
-        return Ok(false);
-    }
 
     let test = at_most(recipe.eval.limit, render(&corpus.test)?);
     let table = evaluate(recipe, &base, &sft, &cc, &fitted, &test)?;
     println!("{table}");
     write_file_atomically(&out.join("table.txt"), table.as_bytes())?;
-    write_file_atomically(&out.join("transform.json"), serde_json::to_string_pretty(&fitted)?.as_bytes())?;
 
     base.save_model(&sft, &out.join("sft/model"), Storage::F32)?;
     base.save_model(&cc, &out.join("cc/model"), Storage::F32)?;
-    let d_model = base.config.d_model;
-    write_file_atomically(&out.join("cc/model").join(TRANSFORM_FILE), &transform_bytes(&fitted.matrix, d_model)?)?;
+    fitted.write(&out.join("cc/model"))?;
     let bundle = out.join("bundle");
     let bytes = write_bundle(recipe, &base, sft, cc, &fitted, &corpus.test, &bundle)?;
     println!("{}", next_steps(out, &bundle, bytes));
@@ -118,8 +113,7 @@ fn evaluate(
     fitted: &Fitted,
     test: &[Sample],
 ) -> Result<String> {
-    let matrix = TransformMatrix::from_rows(fitted.matrix.clone(), base.config.d_model, &cc.device())?;
-    let folded = matrix.fold(cc.model.decision_maker());
+    let folded = fitted.transform.fold(cc.model.decision_maker());
     let prompts: Vec<(&Prompt, &Prompt)> = test.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
     let mut columns = Vec::new();
     for (name, connected, source) in COLUMNS {
@@ -225,7 +219,7 @@ fn write_bundle(
             origin: &origin,
             vanilla: &base.with_model(on_cpu(sft))?,
             cc: &base.with_model(on_cpu(cc))?,
-            transform: &fitted.matrix,
+            transform: &fitted.transform,
             examples: &examples,
             max_new_tokens: recipe.eval.max_new_tokens,
         },

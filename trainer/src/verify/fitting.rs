@@ -10,37 +10,42 @@ use cctuning::generate::{Connection, ConnectionOptions, Decoding, GenerateOption
 use cctuning::model::{InputEmbedding, TokenBatch};
 use cctuning::sampling::Sampling;
 use cctuning::tap::Site;
-use cctuning::transform_matrix::{FoldedTransform, Moments, TransformMatrix};
+use cctuning::least_squares::{Fit, FitReport, Moments};
+use cctuning::transform_matrix::{FoldedTransform, TransformMatrix};
 
 use super::fixture::{Fixture, Kind, Twins, layers_first, values};
 use super::report::{CAPTURE, DECISION, LOGITS, Report, Within};
-use crate::fit::{activations, moments};
-
-/// Tokens of one pass while pairs are read.
-const TOKEN_BUDGET: usize = 512;
+use crate::fit::Reading;
 
 /// `wt.*`, from the stored rows and from our own
 pub fn transform_matrix(fixture: &Fixture, report: &mut Report) -> Result<()> {
     let expected = &fixture.expected;
     let d_model = fixture.config.d_model;
     let w = expected.get("wt.W_f64")?;
-    let fitted = |a: &[f64], b: &[f64]| {
+    let fitted = |a: &[f64], b: &[f64]| -> Result<Vec<f64>> {
         let mut sums = Moments::new(d_model);
-        sums.add(a, b);
-        sums.fit(0.0).matrix
+        sums.add(a, b)?;
+        let Fit { matrix, .. } = sums.fit(0.0, false)?;
+        Ok(matrix)
     };
-    let from_stored = fitted(expected.get("wt.A")?, expected.get("wt.B")?);
+    let reading = Reading { model: &fixture.model, site: Site::FeedForward, token_budget: 0 };
+    let from_stored = fitted(expected.get("wt.A")?, expected.get("wt.B")?)?;
     report.compare(expected, "wt.W_f64", &from_stored, Within::RelativeL2(1e-9))?;
     report.compare(expected, "wt.W", &from_stored, Within::RelativeL2(1e-6))?;
-    let own = moments(&fixture.model, &borrowed(&fixture.pairs), TOKEN_BUDGET).fit(0.0).matrix;
+    let numbers = |rows: Vec<f32>| rows.into_iter().map(f64::from).collect::<Vec<f64>>();
+    let rows = |pairs: &[Twins]| {
+        let side = |side: fn(&Twins) -> &Prompt| {
+            numbers(reading.activations(&pairs.iter().map(side).collect::<Vec<_>>()))
+        };
+        (side(|pair| &pair.0), side(|pair| &pair.1))
+    };
+    let (own_a, own_b) = rows(&fixture.pairs);
+    let own = fitted(&own_a, &own_b)?;
     report.compare_with("wt.W from own rows", &own, expected.get("wt.W")?, Within::RelativeL2(5e-5));
 
     for (set, suffix, pairs) in [("in", "", &fixture.pairs), ("holdout", "_holdout", &fixture.holdout)] {
         let (a, b) = (format!("wt.A{suffix}"), format!("wt.B{suffix}"));
-        let prompts =
-            |side: fn(&Twins) -> &Prompt| activations(&fixture.model, &pairs.iter().map(side).collect::<Vec<_>>());
-        let numbers = |rows: Vec<f32>| rows.into_iter().map(f64::from).collect::<Vec<f64>>();
-        let (own_a, own_b) = (numbers(prompts(|pair| &pair.0)), numbers(prompts(|pair| &pair.1)));
+        let (own_a, own_b) = rows(pairs);
         report.compare(expected, &a, &own_a, CAPTURE)?;
         report.compare(expected, &b, &own_b, CAPTURE)?;
         judged(fixture, report, &format!("wt.{set}"), "", (expected.get(&a)?, expected.get(&b)?, w), 1e-9)?;
@@ -59,16 +64,17 @@ fn judged(
     bound: f64,
 ) -> Result<()> {
     let (d_model, n_layers) = (fixture.config.d_model, fixture.config.n_layers);
-    let judge = |keep: &dyn Fn(usize) -> bool| {
+    let judge = |keep: &dyn Fn(usize) -> bool| -> Result<FitReport> {
         let kept = |rows: &[f64]| -> Vec<f64> {
             rows.chunks(d_model).enumerate().filter(|(row, _)| keep(*row)).flat_map(|(_, row)| row).copied().collect()
         };
         let mut sums = Moments::new(d_model);
-        sums.add(&kept(a), &kept(b));
-        sums.judge(w)
+        sums.add(&kept(a), &kept(b))?;
+        Ok(sums.judge(w, None))
     };
-    let all = judge(&|_| true);
-    let layers: Vec<f64> = (0..n_layers).map(|layer| judge(&|row| row % n_layers == layer).mse).collect();
+    let all = judge(&|_| true)?;
+    let layers =
+        (0..n_layers).map(|layer| Ok(judge(&|row| row % n_layers == layer)?.mse)).collect::<Result<Vec<f64>>>()?;
     let metrics =
         [("mse", &[all.mse][..]), ("r2", &[all.r2]), ("r2_uncentered", &[all.r2_uncentered]), ("layer_mse", &layers)];
     for (name, found) in metrics {
@@ -85,7 +91,7 @@ pub fn answers(fixture: &Fixture, report: &mut Report) -> Result<()> {
         Kind::Vanilla => None,
         Kind::Full => {
             let w = expected.get("wt.W")?.iter().map(|&value| value as f32).collect();
-            Some(TransformMatrix::from_rows(w, fixture.config.d_model, &fixture.device)?)
+            Some(TransformMatrix::from_values(w, None, fixture.config.d_model, &fixture.device)?)
         }
     };
     let folded = transform.as_ref().map(|transform| transform.fold(model.model.decision_maker()));
@@ -164,8 +170,4 @@ fn decisions(
         report.compare(expected, &name("v"), &values(v), CAPTURE)?;
     }
     Ok(())
-}
-
-fn borrowed(pairs: &[Twins]) -> Vec<(&Prompt, &Prompt)> {
-    pairs.iter().map(|(prompt, english)| (prompt, english)).collect()
 }
