@@ -18,9 +18,9 @@ use cctuning::model::CcModel;
 use cctuning::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use trainer::export::{self, Content};
-use trainer::model_folder::{ModelFolder, TRANSFORM_FILE, transform_bytes};
+use trainer::model_folder::{ModelFolder, TRANSFORM_FILE};
 
-use small_model::{config, folder, model, tensors, write_folder};
+use small_model::{config, folder, model, tensors, transform_file, write_folder};
 
 type Stored = Vec<(String, Vec<usize>, Vec<f32>)>;
 
@@ -264,13 +264,10 @@ fn a_bundle_file_with_a_right_hash_and_wrong_content_is_named() {
     assert_error(with("examples.json", b"[{}]"), &["examples.json"]);
     assert_error(with("tokenizer.json", b"{}"), &["tokenizer.json"]);
     assert_error(with("cc.safetensors", b"xxxxxxxxxxxx"), &["cc.safetensors"]);
-    assert_error(with(TRANSFORM_FILE, &transform_bytes(&[0.0; 9], 3).unwrap()), &["transform matrix", "32 x 32", "9"]);
+    assert_error(with(TRANSFORM_FILE, &transform_file(&[0.0; 9], 3)), &["transform matrix", "32 x 32", "9"]);
     let mut nan = vec![0.0; 32 * 32];
     nan[35] = f32::NAN;
-    assert_error(
-        with(TRANSFORM_FILE, &transform_bytes(&nan, 32).unwrap()),
-        &["transform matrix", "row 1 column 3", "NaN"],
-    );
+    assert_error(with(TRANSFORM_FILE, &transform_file(&nan, 32)), &["transform matrix", "row 1 column 3", "NaN"]);
 }
 
 #[test]
@@ -298,7 +295,7 @@ fn what_is_wrong_with_a_model_folder_is_said_with_its_path() {
     assert_says(&change("model.safetensors", b"1234"), &["model/model.safetensors", "not a complete safetensors file"]);
     assert_says(&change("model.safetensors.index.json", b"{}"), &["model.safetensors.index.json", "weight_map"]);
     fs::remove_file(path.join("model.safetensors.index.json")).unwrap();
-    let small = transform_bytes(&[0.0; 4], 2).unwrap();
+    let small = transform_file(&[0.0; 4], 2);
     assert_says(&change(TRANSFORM_FILE, &small), &["model", TRANSFORM_FILE, "32 x 32", "4"]);
 }
 

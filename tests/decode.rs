@@ -108,7 +108,7 @@ fn a_shuffled_answer_takes_the_prompt_before_or_the_one_it_is_given() {
     write_folder(&path, 1);
     let d = config(Family::Llama, true).d_model;
     let matrix: Vec<f32> = (0..d * d).map(|at| ((at * 7919) % 97) as f32 / 97.0 - 0.5).collect();
-    let bytes = trainer::model_folder::transform_bytes(&matrix, d).unwrap();
+    let bytes = small_model::transform_file(&matrix, d);
     fs::write(path.join(trainer::model_folder::TRANSFORM_FILE), bytes).unwrap();
 
     let lines = "Drei?\n/other Eins?\nZwei?\n/other\nEins?\nZwei?\nDrei?\nZwei?\n";

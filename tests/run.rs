@@ -31,7 +31,7 @@ fn the_default_run_leaves_all_it_promises_and_its_seed_decides_the_table() {
     }
     for file in [
         "recipe.toml",
-        "transform.json",
+        "cc/model/transform.json",
         "sft/log.jsonl",
         "sft/model/model.safetensors",
         "cc/log.jsonl",

@@ -154,3 +154,9 @@ pub fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &str)
     let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0f32, |m, e| if e <= m { m } else { e });
     assert!(worst <= tolerance, "{what}: differs by {worst}, {tolerance} is allowed");
 }
+
+/// A Transform Matrix as a file holds it.
+pub fn transform_file(matrix: &[f32], d_model: usize) -> Vec<u8> {
+    let tensor = ("transform_matrix".to_string(), vec![d_model, d_model], matrix.to_vec());
+    cctuning::checkpoint::save_tensors(vec![tensor], cctuning::checkpoint::Storage::F32).unwrap()
+}

@@ -28,7 +28,7 @@ pub fn world(family: Family) -> World {
     let model = model(&config, 3);
     let d = config.d_model;
     let entries = random_ids(d * d, 0..1000, 5).iter().map(|&x| x as f32 / 1000.0 - 0.5).collect();
-    let matrix = TransformMatrix::from_rows(entries, d, &model.device()).unwrap();
+    let matrix = TransformMatrix::from_values(entries, None, d, &model.device()).unwrap();
     let folded = matrix.fold(model.model.decision_maker());
     World { config, model, matrix, folded }
 }

@@ -88,7 +88,12 @@ pub fn fit(
         if curve {
             let fits = solve(&mut sums, recipe)?;
             let [own, unseen] = [&mut train, &mut heldout].map(|rows| judge(&fits, &means, to, rows));
-            points.push(Point { pairs: to, rows: to * n_layers, train: own?.0.fitted.mse, heldout: unseen?.0.fitted.mse });
+            points.push(Point {
+                pairs: to,
+                rows: to * n_layers,
+                train: own?.0.fitted.mse,
+                heldout: unseen?.0.fitted.mse,
+            });
         }
     }
     drop(progress);

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 pub const EXIT_CODE: u8 = 130;
 
 /// Whether somebody asked the run to stop. Clones see the same flag.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {

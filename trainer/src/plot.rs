@@ -50,7 +50,13 @@ struct Axis {
 }
 
 impl Axis {
-    fn new(values: impl Iterator<Item = f64>, logarithmic: bool, fixed: Option<(f64, f64)>, from: f64, to: f64) -> Self {
+    fn new(
+        values: impl Iterator<Item = f64>,
+        logarithmic: bool,
+        fixed: Option<(f64, f64)>,
+        from: f64,
+        to: f64,
+    ) -> Self {
         let scaled = values.filter(|&v| v.is_finite() && (!logarithmic || v > 0.0));
         let scaled = scaled.map(|v| if logarithmic { v.log10() } else { v });
         let (low, high) = fixed.unwrap_or_else(|| scaled.fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v))));

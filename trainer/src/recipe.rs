@@ -244,15 +244,7 @@ impl Template {
 
 impl Default for Transform {
     fn default() -> Self {
-        Self {
-            pairs: 1000,
-            ridge: 0.0,
-            seed: 0,
-            holdout: 0.1,
-            affine: false,
-            per_layer: false,
-            languages: Vec::new(),
-        }
+        Self { pairs: 1000, ridge: 0.0, seed: 0, holdout: 0.1, affine: false, per_layer: false, languages: Vec::new() }
     }
 }
 

@@ -7,10 +7,10 @@ use cctuning::anchor::Anchor;
 use cctuning::chat::Prompt;
 use cctuning::decision_maker::Selection;
 use cctuning::generate::{Connection, ConnectionOptions, Decoding, GenerateOptions, Source};
+use cctuning::least_squares::{Fit, FitReport, Moments};
 use cctuning::model::{InputEmbedding, TokenBatch};
 use cctuning::sampling::Sampling;
 use cctuning::tap::Site;
-use cctuning::least_squares::{Fit, FitReport, Moments};
 use cctuning::transform_matrix::{FoldedTransform, TransformMatrix};
 
 use super::fixture::{Fixture, Kind, Twins, layers_first, values};
@@ -34,9 +34,8 @@ pub fn transform_matrix(fixture: &Fixture, report: &mut Report) -> Result<()> {
     report.compare(expected, "wt.W", &from_stored, Within::RelativeL2(1e-6))?;
     let numbers = |rows: Vec<f32>| rows.into_iter().map(f64::from).collect::<Vec<f64>>();
     let rows = |pairs: &[Twins]| {
-        let side = |side: fn(&Twins) -> &Prompt| {
-            numbers(reading.activations(&pairs.iter().map(side).collect::<Vec<_>>()))
-        };
+        let side =
+            |side: fn(&Twins) -> &Prompt| numbers(reading.activations(&pairs.iter().map(side).collect::<Vec<_>>()));
         (side(|pair| &pair.0), side(|pair| &pair.1))
     };
     let (own_a, own_b) = rows(&fixture.pairs);
