@@ -3,19 +3,21 @@
 //! Knows neither models nor files; behind the feature `fit`, which a browser does without.
 
 use crate::error::{Error, Result};
-use faer::linalg::matmul::{matmul, triangular};
+use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Solve;
 use faer::{Accum, Mat, MatRef, Par, Side};
 
 /// Rows that are multiplied at once: enough to keep all cores busy.
 const BLOCK: usize = 1024;
+/// Columns of the symmetric sum that are computed together.
+const PANEL: usize = 512;
 /// Steps of the power iterations that estimate a condition number.
 const POWER_STEPS: usize = 60;
 
 /// Sums over rows `(a, b)` of parallel activations: all that fitting and judging a matrix needs.
 #[derive(Clone)]
 pub struct Moments {
-    /// Lower triangle of `AᵀA`.
+    /// `AᵀA`, right in its lower triangle.
     aa: Mat<f64>,
     ab: Mat<f64>,
     bb: f64,
@@ -115,19 +117,13 @@ impl Moments {
         // Row-major rows are the columns of the transpose.
         let at = MatRef::from_column_major_slice(&a, d, rows);
         let bt = MatRef::from_column_major_slice(&b, d, rows);
-        use triangular::BlockStructure::{Rectangular, TriangularLower};
         let par = Par::rayon(0);
-        triangular::matmul(
-            self.aa.as_mut(),
-            TriangularLower,
-            Accum::Add,
-            at,
-            Rectangular,
-            at.transpose(),
-            Rectangular,
-            1.0,
-            par,
-        );
+        for start in (0..d).step_by(PANEL) {
+            // From the diagonal down: the rest is its mirror.
+            let (below, width) = (d - start, PANEL.min(d - start));
+            let panel = self.aa.submatrix_mut(start, start, below, width);
+            matmul(panel, Accum::Add, at.subrows(start, below), at.subrows(start, width).transpose(), 1.0, par);
+        }
         matmul(self.ab.as_mut(), Accum::Add, at, bt.transpose(), 1.0, par);
         self.bb += b.iter().map(|value| value * value).sum::<f64>();
         for (sums, values) in [(&mut self.a, &a), (&mut self.b, &b)] {
