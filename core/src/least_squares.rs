@@ -11,8 +11,9 @@ use faer::{Accum, Mat, MatRef, Par, Side};
 const BLOCK: usize = 1024;
 /// Columns of the symmetric sum that are computed together.
 const PANEL: usize = 512;
-/// Steps of the power iterations that estimate a condition number.
+/// The most steps of the power iterations that estimate a condition number, and the change that ends them.
 const POWER_STEPS: usize = 60;
+const SETTLED: f64 = 1e-4;
 
 /// Sums over rows `(a, b)` of parallel activations: all that fitting and judging a matrix needs.
 #[derive(Clone)]
@@ -255,7 +256,10 @@ fn power(d: usize, apply: impl Fn(Mat<f64>) -> Mat<f64>) -> f64 {
         }
         x /= faer::Scale(length);
         x = apply(x);
-        value = x.norm_l2();
+        let before = std::mem::replace(&mut value, x.norm_l2());
+        if (value - before).abs() < SETTLED * value {
+            break;
+        }
     }
     value
 }
