@@ -14,7 +14,7 @@ use crate::precision::Precision;
 use crate::sample::Sample;
 
 /// Most logits that are held at once. Each chunk of rows costs one product with the whole head.
-const CHUNK: usize = 1 << 26;
+pub const CHUNK: usize = 1 << 26;
 
 /// The token batch of the main pass: prompt and answer, the last token only being predicted.
 pub fn main_tokens(model: &CcModel, samples: &[&Sample]) -> TokenBatch {

@@ -23,7 +23,7 @@ use crate::sample::{Renderer, Sample};
 use crate::step::Method;
 use crate::train::{Ended, describe};
 use crate::transplant::{TransplantArgs, transplant};
-use crate::{corpus, device, evaluate, export, fit, generate, hub, interrupt, pretrain, train};
+use crate::{corpus, device, evaluate, export, fit, generate, hub, interrupt, plan, pretrain, train};
 
 /// The shipped base checkpoint knows the held-out facts of this corpus in English only.
 const CORPUS_SEED: u64 = 2506;
@@ -48,6 +48,8 @@ enum Verb {
         #[command(flatten)]
         recipe: RecipeArgs,
     },
+    /// Say what memory a training run will need, part by part, before anything is loaded
+    Plan(plan::PlanArgs),
     /// Fit the Transform Matrix of a CC-Tuned model folder, into that folder
     Fit {
         /// The model folder, or org/name[@revision] on the Hub
@@ -116,7 +118,7 @@ enum ExportVerb {
 }
 
 #[derive(Args, Default)]
-struct RecipeArgs {
+pub struct RecipeArgs {
     /// TOML file; see `recipe.toml` in any run folder for all keys
     #[arg(long)]
     recipe: Option<PathBuf>,
@@ -128,7 +130,7 @@ struct RecipeArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum MethodArg {
+pub enum MethodArg {
     Sft,
     Cc,
 }
@@ -151,7 +153,8 @@ impl From<Dtype> for Storage {
 }
 
 impl RecipeArgs {
-    fn load(&self) -> Result<Recipe> {
+    /// The recipe they make.
+    pub fn load(&self) -> Result<Recipe> {
         Recipe::load(self.preset, self.recipe.as_deref(), &self.set)
     }
 }
@@ -194,6 +197,11 @@ fn dispatch(verb: Verb) -> Result<bool> {
             pretrain::pretrain(&corpus, &recipe, &recipe.run.out, &announce(), &Interrupt::install()?)
         }
         Verb::Train { method, recipe } => train_one(method, &recipe.load()?),
+        Verb::Plan(args) => {
+            // Whether it fits is the answer, not a reason to have been stopped.
+            plan::run(&args)?;
+            Ok(true)
+        }
         Verb::Fit { folder, curve, recipe } => fit_folder(&folder, &recipe.load()?, curve),
         Verb::Eval { folder, data, source, recipe } => eval_folder(&folder, &data, source.into(), &recipe.load()?),
         Verb::Generate(args) => generate::generate(&args).map(|()| true),

@@ -25,6 +25,7 @@ pub mod memory;
 pub mod model_folder;
 pub mod optim;
 pub mod overlay;
+pub mod plan;
 pub mod plot;
 pub mod precision;
 pub mod pretrain;

@@ -16,7 +16,7 @@ use crate::precision::Precision;
 use crate::recipe::Optim;
 
 /// Elements of a tensor that are updated at once: what lies in memory between old and new is this large.
-const PIECE: usize = 1 << 24;
+pub const PIECE: usize = 1 << 24;
 
 /// Gradients by Hugging Face name, each flattened, without a graph.
 #[derive(Default)]

@@ -15,6 +15,8 @@ const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#1f2328}.m{fill:#5
     @media(prefers-color-scheme:dark){text{fill:#e6edf3}.m{fill:#9198a1}\
     .c0{stroke:#4493f8}.c1{stroke:#f0883e}.c2{stroke:#3fb950}.c3{stroke:#ab7df8}.c4{stroke:#9198a1}\
     circle.c0{fill:#4493f8}circle.c1{fill:#f0883e}circle.c2{fill:#3fb950}circle.c3{fill:#ab7df8}circle.c4{fill:#9198a1}}";
+/// Labels on a logarithmic axis.
+const MOST_TICKS: usize = 8;
 /// Colours that the style has.
 const COLOURS: usize = 5;
 
@@ -73,8 +75,9 @@ impl Axis {
     /// Round values on the axis: powers of ten, or steps of 1, 2 or 5.
     fn ticks(&self) -> Vec<f64> {
         if self.logarithmic {
-            let whole = (self.low.ceil() as i32..=self.high.floor() as i32).map(|power| 10f64.powi(power));
-            let whole: Vec<f64> = whole.collect();
+            let powers = self.low.ceil() as i32..=self.high.floor() as i32;
+            let step = powers.clone().count().div_ceil(MOST_TICKS).max(1);
+            let whole: Vec<f64> = powers.step_by(step).map(|power| 10f64.powi(power)).collect();
             return if whole.len() > 1 { whole } else { vec![10f64.powf(self.low), 10f64.powf(self.high)] };
         }
         let rough = (self.high - self.low) / 6.0;
@@ -139,7 +142,7 @@ impl Chart {
                  <text class=\"m\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
                 HEIGHT - BOTTOM,
                 at + 5.0,
-                TOP + 12.0,
+                HEIGHT - BOTTOM - 8.0,
                 escaped(name)
             );
         }

@@ -18,8 +18,10 @@ use sha2::{Digest, Sha256};
 use crate::batches::Order;
 use crate::interrupt::Interrupt;
 use crate::log::Log;
+use crate::memory;
 use crate::model_folder::{ModelFolder, load_weights};
 use crate::optim::{AdamW, Stepped};
+use crate::plan;
 use crate::progress::Progress;
 use crate::recipe::{Cc, Recipe};
 use crate::run_folder::{self, write_file_atomically};
@@ -161,6 +163,7 @@ pub fn train(
             return Ok(Ended::Interrupted);
         }
     }
+    progress.say(&held(&folder.config, recipe, method));
     Ok(Ended::Finished(Box::new(folder)))
 }
 
@@ -195,6 +198,16 @@ struct Hash<'a>(&'a mut Sha256);
 impl ModuleVisitor for Hash<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         self.0.update(param.val().into_data().as_bytes());
+    }
+}
+
+/// The most memory that was held, beside the plan.
+fn held(config: &ModelConfig, recipe: &Recipe, method: Method) -> String {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let planned = plan::plan(config, recipe, matches!(method, Method::Cc(_)), threads).peak_bytes;
+    match memory::peak() {
+        Some(peak) => format!("held {} of memory at most, planned {}", plan::size(peak as f64), plan::size(planned)),
+        None => format!("planned {} of memory", plan::size(planned)),
     }
 }
 

@@ -1,0 +1,199 @@
+//! The memory a training run will need, part by part, from config and recipe alone: before anything is loaded.
+//!
+//! Large tensors are counted exactly; what lives for a moment inside a pass is estimated from the shapes that Burn's
+//! graph keeps, and compared with what a run then took (`train` says both).
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use cctuning::config::ModelConfig;
+use clap::Args;
+
+use crate::answers::CHUNK;
+use crate::cli::{MethodArg, RecipeArgs};
+use crate::memory;
+use crate::model_folder::{load_config, shipped};
+use crate::optim::PIECE;
+use crate::precision::Precision;
+use crate::recipe::{Place, Recipe};
+
+/// Program, threads, tokenizer and what the allocator keeps.
+const PROGRAM: f64 = 80e6;
+/// Tensors of a piece's size that live at once while the optimizer updates it.
+const UPDATE: f64 = 8.0;
+/// Tensors of the logits' size that live at once.
+const LOGITS: f64 = 4.0;
+/// Bytes of a number that is not rounded.
+const F32: f64 = 4.0;
+
+/// Which run to plan for.
+#[derive(Args)]
+pub struct PlanArgs {
+    #[arg(long, value_enum, default_value = "cc")]
+    method: MethodArg,
+    /// A config.json, instead of the model that the recipe names
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Memory of the device in GiB, if it is not this machine's
+    #[arg(long)]
+    memory: Option<f64>,
+    /// Plan for a GPU: micro-batches one after the other
+    #[arg(long)]
+    gpu: bool,
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    recipe: RecipeArgs,
+}
+
+/// One part of the memory, in bytes.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Part {
+    pub name: &'static str,
+    pub bytes: f64,
+    pub why: String,
+}
+
+/// The parts of a run.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Plan {
+    pub parameters: f64,
+    /// What stands all the time.
+    pub standing: Vec<Part>,
+    /// What comes and goes; the largest of these decides.
+    pub passing: Vec<Part>,
+    /// Standing and the largest passing part.
+    pub peak_bytes: f64,
+    /// One checkpoint on the disk.
+    pub checkpoint_bytes: f64,
+}
+
+/// Prints the plan. False when it does not fit.
+pub fn run(args: &PlanArgs) -> Result<bool> {
+    let recipe = args.recipe.load()?;
+    let config = match (&args.config, &recipe.model.path) {
+        (Some(path), _) => {
+            let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            ModelConfig::from_json(&bytes).with_context(|| path.display().to_string())?
+        }
+        (None, Place::Builtin) => load_config(&shipped("base"))?,
+        (None, Place::Path(path)) => load_config(&crate::hub::resolve(path)?)?,
+    };
+    let threads = if args.gpu { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
+    let plan = plan(&config, &recipe, matches!(args.method, MethodArg::Cc), threads);
+    let available = args.memory.map(|gib| gib * (1u64 << 30) as f64).or(memory::available().map(|bytes| bytes as f64));
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&plan)?);
+    } else {
+        println!("{}", plan.table(available));
+    }
+    Ok(available.is_none_or(|available| plan.peak_bytes <= available))
+}
+
+/// What training `config` by `recipe` needs where `threads` micro-batches run side by side.
+pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize) -> Plan {
+    let ModelConfig { d_model, d_ff, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, .. } = *config;
+    let [d, ff, layers, heads, kv, width, vocab] =
+        [d_model, d_ff, n_layers, n_heads, n_kv_heads, head_dim, vocab_size].map(|n| n as f64);
+    let optim = &recipe.optim;
+    let block = d * heads * width * 2.0 + d * kv * width * 2.0 + 3.0 * d * ff + 2.0 * d;
+    let bias = if config.attention_bias { (heads + 2.0 * kv) * width } else { 0.0 };
+    let table = vocab * d;
+    let trained = layers * (block + bias) + table * if config.tie_word_embeddings { 1.0 } else { 2.0 } + d;
+    let decision = d * layers;
+    let gradients = trained + if cc { decision } else { 0.0 };
+    let side_by_side = if optim.recompute { 1 } else { threads };
+    // Several threads have gradients of their own beside their sum.
+    let sets = if side_by_side > 1 { side_by_side + 1 } else { 1 };
+    let moment = if optim.moments == Precision::Bf16 { 2.0 } else { F32 };
+    let part = |name, bytes, why: String| Part { name, bytes, why };
+    let billions = |n: f64| format!("{:.3} B", n / 1e9);
+    let standing = vec![
+        part(
+            "weights",
+            F32 * (trained + decision),
+            format!("{} in f32, their own master", billions(trained + decision)),
+        ),
+        part("gradients", F32 * gradients * sets as f64, format!("f32, {sets} at once")),
+        part("moments", 2.0 * moment * gradients, format!("two, {} bytes each", moment)),
+        part("program", PROGRAM, "code, threads, tokenizer".into()),
+    ];
+
+    // The longest rows that the recipe lets through decide.
+    let seq = recipe.data.cutoff.min(config.max_positions) as f64;
+    let tokens = (optim.micro_tokens as f64).max(seq);
+    let of_layer = tokens * (10.0 * d + 6.0 * heads * width + 5.0 * ff) + 3.0 * tokens * seq * heads;
+    let kept = if optim.recompute { layers * tokens * d + 2.0 * of_layer } else { (layers + 1.0) * of_layer };
+    let rows = (CHUNK as f64 / vocab).max(1.0).min(tokens);
+    let head = LOGITS * rows * vocab + table;
+    let rounded = if optim.precision == Precision::Bf16 { table / 2.0 } else { 0.0 };
+    // The head goes back first, when no other gradient is there.
+    let not_yet = if side_by_side > 1 { 0.0 } else { F32 * (gradients - table) };
+    let biggest = table.max(d * ff);
+    let passing = vec![
+        part(
+            "a pass and its way back",
+            F32 * kept * side_by_side as f64,
+            format!("{tokens} tokens at once, {}", if optim.recompute { "layer by layer" } else { "the whole graph" }),
+        ),
+        part(
+            "logits and the head",
+            (F32 * (head + rounded) * side_by_side as f64 - not_yet).max(0.0),
+            format!("{rows:.0} rows at once, beyond the room of gradients still to come"),
+        ),
+        part(
+            "gradient of the embedding",
+            F32 * 2.0 * table * side_by_side as f64,
+            "as large as the table, twice".into(),
+        ),
+        part(
+            "an update",
+            F32 * (UPDATE * biggest.min(PIECE as f64) + if biggest > PIECE as f64 { biggest } else { 0.0 }),
+            "old, new and between".into(),
+        ),
+    ];
+    let sum: f64 = standing.iter().map(|part| part.bytes).sum();
+    let largest = passing.iter().map(|part| part.bytes).fold(0.0, f64::max);
+    Plan {
+        parameters: trained,
+        standing,
+        passing,
+        peak_bytes: sum + largest,
+        checkpoint_bytes: F32 * (trained + decision) + 2.0 * moment * gradients,
+    }
+}
+
+impl Plan {
+    /// For a person.
+    pub fn table(&self, available: Option<f64>) -> String {
+        let mut text = format!("{:.3} B parameters\n", self.parameters / 1e9);
+        let mut line = |name: &str, bytes: f64, why: &str| {
+            let _ = writeln!(text, "  {name:<28}{:>9}  {why}", size(bytes));
+        };
+        for part in &self.standing {
+            line(part.name, part.bytes, &part.why);
+        }
+        let largest = self.passing.iter().map(|part| part.bytes).fold(0.0, f64::max);
+        for part in &self.passing {
+            let why = if part.bytes == largest { part.why.clone() } else { format!("({}; another time)", part.why) };
+            line(part.name, part.bytes, &why);
+        }
+        line("peak", self.peak_bytes, "");
+        line("a checkpoint on disk", self.checkpoint_bytes, "");
+        if let Some(available) = available {
+            let verdict = if self.peak_bytes <= available { "fits into" } else { "does NOT fit into" };
+            let _ = writeln!(text, "{verdict} {} of memory", size(available));
+            if self.peak_bytes > available {
+                text += "try --set optim.recompute=true, --set optim.moments=bf16, a smaller optim.micro_tokens or data.cutoff\n";
+            }
+        }
+        text
+    }
+}
+
+/// In the unit that GPUs are sold in.
+pub fn size(bytes: f64) -> String {
+    let gib = bytes / (1u64 << 30) as f64;
+    if gib >= 1.0 { format!("{gib:.2} GiB") } else { format!("{:.1} MiB", gib * 1024.0) }
+}
