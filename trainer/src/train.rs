@@ -23,7 +23,7 @@ use crate::model_folder::{ModelFolder, load_weights};
 use crate::optim::{AdamW, Stepped};
 use crate::plan;
 use crate::progress::Progress;
-use crate::recipe::{Cc, Recipe};
+use crate::recipe::{Cc, Data, Recipe};
 use crate::run_folder::{self, write_file_atomically};
 use crate::sample::Sample;
 use crate::schedule;
@@ -163,7 +163,7 @@ pub fn train(
             return Ok(Ended::Interrupted);
         }
     }
-    progress.say(&held(&folder.config, recipe, method));
+    progress.say(&held(&folder.config, recipe, method, samples));
     Ok(Ended::Finished(Box::new(folder)))
 }
 
@@ -201,8 +201,10 @@ impl ModuleVisitor for Hash<'_> {
     }
 }
 
-/// The most memory that was held, beside the plan.
-fn held(config: &ModelConfig, recipe: &Recipe, method: Method) -> String {
+/// The most memory that was held, beside the plan for rows as long as the longest there were.
+fn held(config: &ModelConfig, recipe: &Recipe, method: Method, samples: &[Sample]) -> String {
+    let longest = samples.iter().map(|sample| sample.len().max(sample.english.ids.len())).max().unwrap_or(1);
+    let recipe = &Recipe { data: Data { cutoff: longest, ..recipe.data.clone() }, ..recipe.clone() };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let planned = plan::plan(config, recipe, matches!(method, Method::Cc(_)), threads).peak_bytes;
     match memory::peak() {
