@@ -3,6 +3,8 @@
 mod app;
 mod client;
 mod components;
+mod failures;
+mod folder;
 
 fn main() {
     console_error_panic_hook::set_once();
