@@ -267,6 +267,10 @@ impl Network {
                 Err(Absent::Lost(miss)) if !miss.final_word && tries < TRIES => {
                     pause(0.5 * f64::from(tries * tries)).await;
                     tries += 1;
+                    if tries == TRIES {
+                        // Some servers refuse what goes on in the middle: once without.
+                        sink.truncate(0).map_err(Absent::NotKept)?;
+                    }
                 }
                 other => other?,
             }
