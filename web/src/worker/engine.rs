@@ -6,7 +6,7 @@ use crate::device::{Candidate, cpu, cpu_bytes};
 use crate::files::Files;
 use crate::scope::{WebGpu, elapsed_s, give_way, memory, post, set_webgpu};
 use burn::tensor::Device;
-use cctuning::bundle::Bundle;
+use cctuning::bundle::{Bundle, BundleLoading};
 use cctuning::chat::Prompt;
 use cctuning::decision_maker::Pool;
 use cctuning::generate::{Decoding, GenerateOptions, Source};
@@ -14,7 +14,6 @@ use cctuning::model::CcModel;
 use cctuning::tokenizer::TextStream;
 use cctuning::{Error, Result};
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use web::protocol::{
     AnswerEnd, Connection, ConnectionReport, ConnectionSource, Event, ExamplePrompt, LanguageName, Pane, PaneReport,
     SelfTestReport, Welcome,
@@ -186,14 +185,14 @@ impl Engine {
 
 /// Puts the files on the device, one at a time, so that no more than one is in memory.
 async fn load(files: &Files, device: &Device) -> std::result::Result<Bundle, String> {
+    let mut loading = BundleLoading::new(files.manifest.clone(), device).map_err(|error| error.to_string())?;
     let mut buffer = Vec::new();
-    let mut gathered = BTreeMap::new();
     for entry in &files.manifest.files {
         files.take(entry, &mut buffer).await?;
-        gathered.insert(entry.path.clone(), std::mem::take(&mut buffer));
+        loading.add(&entry.path, &buffer).map_err(|error| error.to_string())?;
         give_way().await;
     }
-    Bundle::load(files.manifest.clone(), &gathered, device).map_err(|error| error.to_string())
+    loading.finish().map_err(|error| error.to_string())
 }
 
 /// Why a device was not accepted.

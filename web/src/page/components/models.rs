@@ -11,6 +11,11 @@ use wasm_bindgen::JsValue;
 #[component]
 pub fn Models(client: Client) -> impl IntoView {
     let dragged = RwSignal::new(false);
+    let open = move |folder: Folder| {
+        client.open_folder(folder);
+        // The progress is at the top.
+        window().scroll_to_with_x_and_y(0.0, 0.0);
+    };
     window_event_listener(ev::dragover, move |event| {
         if Folder::is_dragged(&event) {
             // Without this the browser would open what is dropped in place of the page.
@@ -31,7 +36,7 @@ pub fn Models(client: Client) -> impl IntoView {
             let folder = Folder::dropped(&event);
             spawn_local(async move {
                 match folder.await {
-                    Ok(folder) => client.open_folder(folder),
+                    Ok(folder) => open(folder),
                     Err(reason) => client.refuse_folder(reason),
                 }
             });
@@ -40,7 +45,7 @@ pub fn Models(client: Client) -> impl IntoView {
     let on_choice = move |event: ev::Event| {
         let input = event.target().map_or(JsValue::NULL, JsValue::from);
         if let Some(folder) = Folder::chosen(&input) {
-            client.open_folder(folder);
+            open(folder);
         }
         // The same folder may be chosen again after it was mended.
         js_sys::Reflect::set(&input, &"value".into(), &"".into()).ok();
