@@ -177,6 +177,7 @@ fn another_address() {
 fn a_chosen_folder() {
     let demo = unopened(&[]);
     demo.load("");
+    demo.browser.wait_for("the page is drawn", "document.querySelector('#folder') !== null", 30);
     demo.browser.choose("#folder", &[bundle()]);
     comes_from_the_folder(&demo);
     // And back to what the page shows of itself.

@@ -2,6 +2,7 @@
 
 mod bundles;
 mod demo;
+mod large;
 mod outside;
 mod webdriver;
 
@@ -58,6 +59,10 @@ fn main() -> ExitCode {
         on_loaded("the page fits a desk, a phone and right-to-left writing", the_page_fits),
         on_loaded("the page asks no other host and breaks no policy", the_page_stays_at_home),
     ];
+    trials.push(alone(
+        "a bundle of more than 200 MB is streamed to the graphics device within 200 MB of memory",
+        large::a_large_bundle_is_streamed,
+    ));
     trials.extend(bundles::TESTS.map(|(name, test)| alone(name, test)));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The last owner ends the browser; leaving by `exit` would not.
