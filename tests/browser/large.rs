@@ -28,7 +28,10 @@ pub fn a_large_bundle_is_streamed() {
     let demo = Demo { site: serve(), browser: Browser::chromium(WITH_WEBGPU) };
     for visit in ["first", "second"] {
         demo.load(&format!("?bundle={}", place.address()));
-        demo.wait_until_ready();
+        // Not for its self-test: two cores that play a graphics card need minutes for it.
+        let loaded = "document.querySelector('#files')?.dataset.memory || document.querySelector('#failure')";
+        demo.browser.wait_for("all files are on the device", loaded, 300);
+        assert_eq!(demo.visible_text("#failure"), None, "the page reports an error");
         assert!(demo.is_on_webgpu(), "{:?}", demo.visible_text("#device-note"));
         let (total, memory) = (demo.files("kept") + demo.files("fetched"), demo.files("memory"));
         println!("measured: {visit} visit, a bundle of {total} bytes, the worker held at most {memory}");
