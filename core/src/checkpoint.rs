@@ -327,7 +327,10 @@ impl Loader<'_, '_> {
             if D == 2 {
                 dims[usize::from(transposed)] = rows;
             }
-            Ok(Tensor::from_data(TensorData::new(values, dims), &device))
+            let tensor = Tensor::from_data(TensorData::new(values, dims), &device);
+            // A graphics device gathers what it is given, and the values would wait here for others.
+            device.flush().map_err(|e| Error::Device(format!("{e:?}")))?;
+            Ok(tensor)
         };
         // A quantized tensor is four times as large in f32: in pieces, so that the whole of it exists on the device only.
         let step = if D == 2 && view.dtype() == Dtype::I8 { (PIECE / columns).max(1) * columns } else { n_values };

@@ -16,7 +16,7 @@
 //! - `#device[data-webgpu]`, `#device-note`, `#self-test[data-passed]`
 //! - `#failure[data-aftermath]` with `#failure-detail`; `#restart`, `#restart-cpu`
 
-use crate::client::{Client, DEFAULT_CONNECTION, Phase};
+use crate::client::Client;
 use crate::components::connection::ConnectionPanel;
 use crate::components::failure::FailurePanel;
 use crate::components::models::Models;
@@ -24,6 +24,7 @@ use crate::components::pane::PaneCard;
 use crate::components::prompt::PromptCard;
 use crate::components::status::{Loading, Status};
 use crate::failures::bad_address;
+use crate::state::{DEFAULT_CONNECTION, Phase};
 use leptos::ev;
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;

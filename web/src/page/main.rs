@@ -5,6 +5,7 @@ mod client;
 mod components;
 mod failures;
 mod folder;
+mod state;
 
 fn main() {
     console_error_panic_hook::set_once();

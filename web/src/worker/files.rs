@@ -4,7 +4,7 @@
 //! Must not know: what is in the files, which device they go to.
 
 use crate::download::{Download, Miss};
-use crate::opfs::{Appending, File, append, is_full, words};
+use crate::opfs::{Appending, File, append, is_full, make_room, words};
 use crate::scope::{pause, post};
 use crate::store::Store;
 use cctuning::bundle::{FileEntry, Manifest};
@@ -219,8 +219,7 @@ impl Network {
             }
         }
         let cache = if anew { RequestCache::Reload } else { RequestCache::Default };
-        buffer.clear();
-        buffer.reserve_exact(entry.bytes as usize);
+        make_room(buffer, entry.bytes);
         let fetched = self.fetch(entry, cache, &mut Sink::Memory(buffer)).await;
         fetched.map_err(|absent| match absent {
             Absent::Lost(miss) => miss.text,

@@ -167,8 +167,7 @@ impl File {
     /// Replaces what is in `buffer` with the file's bytes.
     pub async fn read_into(&self, buffer: &mut Vec<u8>) -> Result<(), JsValue> {
         let length = self.len();
-        buffer.clear();
-        buffer.reserve_exact(length as usize);
+        make_room(buffer, length);
         while (buffer.len() as u64) < length {
             let start = buffer.len() as u64;
             let end = (start + PIECE).min(length);
@@ -177,6 +176,16 @@ impl File {
             append(buffer, &Uint8Array::new(&piece));
         }
         Ok(())
+    }
+}
+
+/// Empties `buffer` for so many bytes; a smaller one goes first, so that the two are never there together.
+pub fn make_room(buffer: &mut Vec<u8>, length: u64) {
+    let length = length as usize;
+    buffer.clear();
+    if buffer.capacity() < length {
+        *buffer = Vec::new();
+        buffer.reserve_exact(length);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Which models the page shows, and how a visitor gives it others: a folder, chosen or dropped anywhere on the page.
 
-use crate::client::{Client, Origin};
+use crate::client::Client;
 use crate::folder::Folder;
+use crate::state::Origin;
 use leptos::attr::custom::custom_attribute;
 use leptos::ev;
 use leptos::prelude::*;

@@ -1,6 +1,7 @@
 //! How the models came here: progress while they load, then what was checked and what they run on.
 
-use crate::client::{Client, FileState, Phase};
+use crate::client::Client;
+use crate::state::{FileState, Phase};
 use leptos::prelude::*;
 use web::protocol::{DeviceWish, SelfTestReport};
 
