@@ -9,7 +9,7 @@ use crate::generate::{ConnectionOptions, Decoding, GenerateOptions, Source};
 use crate::model::CcModel;
 use crate::sampling::Sampling;
 use crate::tokenizer::Tokenizer;
-use crate::transform_matrix::FoldedTransform;
+use crate::transform_matrix::{FoldedTransform, TransformMatrix};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
