@@ -2,14 +2,14 @@
 //! One bundle holds both models, the Transform Matrix, tokenizer, examples, and golden answers to test a device with.
 
 use crate::chat::{AnchorRule, ChatTemplate, Prompt};
-use crate::checkpoint::{Checkpoint, load};
+use crate::checkpoint::{Checkpoint, Loading};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::generate::{ConnectionOptions, Decoding, GenerateOptions, Source};
 use crate::model::CcModel;
 use crate::sampling::Sampling;
 use crate::tokenizer::Tokenizer;
-use crate::transform_matrix::FoldedTransform;
+use crate::transform_matrix::{FoldedTransform, TransformMatrix};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -226,32 +226,11 @@ impl Bundle {
         for entry in &manifest.files {
             entry.verify(file(files, &entry.path)?)?;
         }
-        let config = ModelConfig::from_json(manifest.config.to_string().as_bytes())?;
-        let parts = &manifest.parts;
-        let model = |shards: &[String]| {
-            let mut checkpoint = Checkpoint::default();
-            for shard in shards {
-                checkpoint.add(shard, file(files, shard)?)?;
-            }
-            load(CcModel::new(&config, device), &checkpoint)
-        };
-        let (vanilla, cc) = (model(&parts.vanilla)?, model(&parts.cc)?);
-        let mut checkpoint = Checkpoint::default();
-        checkpoint.add(&parts.transform, file(files, &parts.transform)?)?;
-        let matrix = checkpoint.transform_matrix(config.d_model, device)?;
-        let json = |path: &String| file(files, path).map(Vec::as_slice);
-        let parse =
-            |path: &String, e: serde_json::Error| Error::BundleFile { path: path.clone(), reason: e.to_string() };
-        Ok(Self {
-            transform: matrix.fold(cc.model.decision_maker()),
-            tokenizer: Tokenizer::from_json(json(&parts.tokenizer)?)?,
-            examples: serde_json::from_slice(json(&parts.examples)?).map_err(|e| parse(&parts.examples, e))?,
-            golden: serde_json::from_slice(json(&parts.golden)?).map_err(|e| parse(&parts.golden, e))?,
-            config,
-            vanilla,
-            cc,
-            manifest,
-        })
+        let mut loading = BundleLoading::new(manifest.clone(), device)?;
+        for entry in &manifest.files {
+            loading.add(&entry.path, file(files, &entry.path)?)?;
+        }
+        loading.finish()
     }
 
     /// Renders a visitor's text with the bundle's template.
@@ -332,6 +311,86 @@ impl Bundle {
         }
         test.passed = test.prompts > 0 && test.tokens_equal && test.max_logit_error <= test.tolerance;
         Ok(test)
+    }
+}
+
+/// A bundle that is loaded file by file, so that no more than one of them is in memory.
+pub struct BundleLoading {
+    manifest: Manifest,
+    config: ModelConfig,
+    device: Device,
+    vanilla: Loading,
+    cc: Loading,
+    transform: Option<TransformMatrix>,
+    tokenizer: Option<Tokenizer>,
+    examples: Option<Vec<Example>>,
+    golden: Option<Vec<Golden>>,
+}
+
+impl BundleLoading {
+    /// Begins with empty models on `device`.
+    ///
+    /// # Errors
+    /// The manifest's configuration is of no known model.
+    pub fn new(manifest: Manifest, device: &Device) -> Result<Self> {
+        let config = ModelConfig::from_json(manifest.config.to_string().as_bytes())?;
+        let [vanilla, cc] = [(); 2].map(|()| Loading::new(CcModel::new(&config, device)));
+        let (transform, tokenizer, examples, golden) = (None, None, None, None);
+        Ok(Self { manifest, config, device: device.clone(), vanilla, cc, transform, tokenizer, examples, golden })
+    }
+
+    /// Takes one file that the caller has verified; its bytes may be dropped then.
+    ///
+    /// # Errors
+    /// Its content cannot be used.
+    pub fn add(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
+        let parts = &self.manifest.parts;
+        let parse = |e: serde_json::Error| Error::BundleFile { path: path.into(), reason: e.to_string() };
+        if parts.vanilla.iter().any(|shard| shard == path) {
+            self.vanilla.add(path, bytes)?;
+        }
+        if parts.cc.iter().any(|shard| shard == path) {
+            self.cc.add(path, bytes)?;
+        }
+        if parts.transform == path {
+            let mut checkpoint = Checkpoint::default();
+            checkpoint.add(path, bytes)?;
+            self.transform = Some(checkpoint.transform_matrix(self.config.d_model, &self.device)?);
+        }
+        if parts.tokenizer == path {
+            self.tokenizer = Some(Tokenizer::from_json(bytes)?);
+        }
+        if parts.examples == path {
+            self.examples = Some(serde_json::from_slice(bytes).map_err(parse)?);
+        }
+        if parts.golden == path {
+            self.golden = Some(serde_json::from_slice(bytes).map_err(parse)?);
+        }
+        Ok(())
+    }
+
+    /// The bundle, once all its files have been added.
+    ///
+    /// # Errors
+    /// A file or a tensor is missing.
+    pub fn finish(self) -> Result<Bundle> {
+        let missing = |path: &String| Error::BundleFile { path: path.clone(), reason: "missing".into() };
+        let parts = &self.manifest.parts;
+        let transform = self.transform.ok_or_else(|| missing(&parts.transform))?;
+        let tokenizer = self.tokenizer.ok_or_else(|| missing(&parts.tokenizer))?;
+        let examples = self.examples.ok_or_else(|| missing(&parts.examples))?;
+        let golden = self.golden.ok_or_else(|| missing(&parts.golden))?;
+        let (vanilla, cc) = (self.vanilla.finish()?, self.cc.finish()?);
+        Ok(Bundle {
+            transform: transform.fold(cc.model.decision_maker()),
+            tokenizer,
+            examples,
+            golden,
+            config: self.config,
+            vanilla,
+            cc,
+            manifest: self.manifest,
+        })
     }
 }
 

@@ -12,7 +12,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Weights that share one scale in a block-quantized tensor.
 pub const BLOCK: usize = 32;
@@ -23,6 +24,8 @@ pub const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The name on disk of an output head of its own.
 pub const OUTPUT_HEAD: &str = "lm_head.weight";
 const SCALE: &str = ".scale";
+/// Quantized weights that are made f32 at once.
+const PIECE: usize = 1 << 22;
 
 /// How tensors are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,19 +68,9 @@ impl<'a> Checkpoint<'a> {
     /// # Errors
     /// It is absent, or stored in a type that is not read.
     pub fn read(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
-        let view = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| Error::MissingTensor { name: name.into(), found: self.tensors.len() })?;
-        let values = match view.dtype() {
-            Dtype::F32 => chunks(view.data()).map(f32::from_le_bytes).collect(),
-            Dtype::F64 => chunks(view.data()).map(|b| f64::from_le_bytes(b) as f32).collect(),
-            Dtype::BF16 => chunks(view.data()).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::F16 => chunks(view.data()).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::I8 => self.dequantize(name, view)?,
-            other => return Err(Error::DType { name: name.into(), found: format!("{other:?}") }),
-        };
-        Ok((view.shape().to_vec(), values))
+        let shape = self.view(name)?.shape().to_vec();
+        let values = self.values(name, 0..shape.iter().product())?;
+        Ok((shape, values))
     }
 
     /// The Transform Matrix, with its intercept if there is one.
@@ -92,18 +85,33 @@ impl<'a> Checkpoint<'a> {
         TransformMatrix::from_values(self.read(TRANSFORM_TENSOR)?.1, intercept, d_model, device)
     }
 
-    fn dequantize(&self, name: &str, view: &TensorView) -> Result<Vec<f32>> {
+    fn view(&self, name: &str) -> Result<&TensorView<'a>> {
+        self.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.into(), found: self.tensors.len() })
+    }
+
+    /// Some of a tensor's values; of a quantized one, whole blocks.
+    fn values(&self, name: &str, range: Range<usize>) -> Result<Vec<f32>> {
+        let view = self.view(name)?;
+        let bytes = |size: usize| &view.data()[range.start * size..range.end * size];
+        Ok(match view.dtype() {
+            Dtype::F32 => chunks(bytes(4)).map(f32::from_le_bytes).collect(),
+            Dtype::F64 => chunks(bytes(8)).map(|b| f64::from_le_bytes(b) as f32).collect(),
+            Dtype::BF16 => chunks(bytes(2)).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::F16 => chunks(bytes(2)).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::I8 => self.dequantize(name, view, range)?,
+            other => return Err(Error::DType { name: name.into(), found: format!("{other:?}") }),
+        })
+    }
+
+    fn dequantize(&self, name: &str, view: &TensorView, range: Range<usize>) -> Result<Vec<f32>> {
         let name = format!("{name}{SCALE}");
-        let scale = self
-            .tensors
-            .get(&name)
-            .ok_or_else(|| Error::MissingTensor { name: name.clone(), found: self.tensors.len() })?;
+        let scale = self.view(&name)?;
         let expected = vec![view.data().len() / BLOCK];
         if scale.shape() != expected || scale.dtype() != Dtype::F16 || !view.data().len().is_multiple_of(BLOCK) {
             return Err(Error::Shape { name, expected, found: scale.shape().to_vec() });
         }
-        let scales = chunks(scale.data()).map(|b| f16::from_le_bytes(b).to_f32());
-        let blocks = view.data().chunks_exact(BLOCK).zip(scales);
+        let scales = chunks(&scale.data()[range.start / BLOCK * 2..]).map(|b| f16::from_le_bytes(b).to_f32());
+        let blocks = view.data()[range].chunks_exact(BLOCK).zip(scales);
         Ok(blocks.flat_map(|(block, scale)| block.iter().map(move |&q| q as i8 as f32 * scale)).collect())
     }
 }
@@ -118,16 +126,64 @@ fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
 /// # Errors
 /// A tensor is missing, has another shape or type, or has no place in the model.
 pub fn load(model: CcModel, checkpoint: &Checkpoint) -> Result<CcModel> {
-    let mut loader = Loader { checkpoint, path: Path::default(), seen: BTreeSet::new(), error: None };
-    let model = model.map(&mut loader);
-    if let Some(error) = loader.error {
-        return Err(error);
+    let mut loading = Loading::new(model);
+    loading.add_tensors(checkpoint)?;
+    loading.finish()
+}
+
+/// A model that is filled file by file: the bytes of one go to the device and may be dropped before the next.
+pub struct Loading {
+    /// `None` only while tensors are being replaced.
+    model: Option<CcModel>,
+    /// Names of all parameters, and whether each has been filled; known from the first file on.
+    filled: BTreeMap<String, bool>,
+}
+
+impl Loading {
+    /// Begins with a fresh model on the device that it shall stay on.
+    pub fn new(model: CcModel) -> Self {
+        Self { model: Some(model), filled: BTreeMap::new() }
     }
-    // Some exporters store the tied head again, and old ones the rotary tables.
-    let ignored = |name: &str| name == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq");
-    match checkpoint.names().find(|name| !loader.seen.contains(*name) && !ignored(name)) {
-        Some(name) => Err(Error::UnexpectedTensor { name: name.into() }),
-        None => Ok(model),
+
+    /// Puts the tensors of one safetensors file in their places. A quantized tensor's scales are in the same file.
+    ///
+    /// # Errors
+    /// The bytes are not a complete safetensors file; a tensor has another shape or type, or no place in the model.
+    pub fn add(&mut self, file: &str, bytes: &[u8]) -> Result<()> {
+        let mut checkpoint = Checkpoint::default();
+        checkpoint.add(file, bytes)?;
+        self.add_tensors(&checkpoint)
+    }
+
+    fn add_tensors(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let Some(model) = self.model.take() else { return Ok(()) };
+        let mut loader = Loader { checkpoint, path: Path::default(), filled: &mut self.filled, error: None };
+        self.model = Some(model.map(&mut loader));
+        if let Some(error) = loader.error {
+            return Err(error);
+        }
+        // Some exporters store the tied head again, and old ones the rotary tables.
+        let ignored = |name: &str| name == OUTPUT_HEAD || name.ends_with("rotary_emb.inv_freq");
+        match checkpoint.names().find(|name| !self.filled.contains_key(*name) && !ignored(name)) {
+            Some(name) => Err(Error::UnexpectedTensor { name: name.into() }),
+            None => Ok(()),
+        }
+    }
+
+    /// The model, once every parameter has been filled; only a Decision Maker may stay as it was.
+    ///
+    /// # Errors
+    /// A tensor is missing.
+    pub fn finish(mut self) -> Result<CcModel> {
+        let found = self.filled.values().filter(|filled| **filled).count();
+        let missing = |(name, filled): (&String, &bool)| (!filled && name != DECISION_MAKER).then(|| name.clone());
+        if let Some(name) = self.filled.iter().find_map(missing) {
+            return Err(Error::MissingTensor { name, found });
+        }
+        match self.model.take() {
+            Some(model) if found > 0 => Ok(model),
+            _ => Err(Error::MissingTensor { name: EMBEDDING.into(), found }),
+        }
     }
 }
 
@@ -230,28 +286,62 @@ impl Path {
 struct Loader<'c, 'a> {
     checkpoint: &'c Checkpoint<'a>,
     path: Path,
-    seen: BTreeSet<String>,
+    filled: &'c mut BTreeMap<String, bool>,
     error: Option<Error>,
 }
 
 impl Loader<'_, '_> {
-    fn read<const D: usize>(&mut self, current: &Tensor<D>) -> Result<Option<Tensor<D>>> {
+    /// The parameter's tensor in this checkpoint, if it is there. A parameter that was never looked at has no values yet,
+    /// and none are made for it.
+    fn read<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Result<Option<Tensor<D>>> {
         let name = self.path.name();
-        if name == DECISION_MAKER && !self.checkpoint.tensors.contains_key(&name) {
+        if !self.checkpoint.tensors.contains_key(&name) {
+            if name == DECISION_MAKER {
+                // It may be the only one to stay fresh, and its noise must not depend on who draws next.
+                param.val();
+            }
+            self.filled.entry(name).or_insert(false);
             return Ok(None);
         }
-        let (found, values) = self.checkpoint.read(&name)?;
+        let view = self.checkpoint.view(&name)?;
+        let found = view.shape().to_vec();
+        let shape: [usize; D] = param.lazy_shape().dims();
+        let device = param.lazy_device();
         let transposed = self.path.transposed(D);
-        let mut expected = current.dims().to_vec();
+        let mut expected = shape.to_vec();
         if transposed {
             expected.reverse();
         }
         if found != expected {
             return Err(Error::Shape { name, expected, found });
         }
-        let values = if transposed { transpose(&values, found[0], found[1]) } else { values };
-        self.seen.insert(name);
-        Ok(Some(Tensor::from_data(TensorData::new(values, current.dims()), &current.device())))
+        let n_values = found.iter().product();
+        let columns = found.last().copied().unwrap_or(1).max(1);
+        let tensor = |range: Range<usize>| {
+            let rows = range.len() / columns;
+            let mut dims = shape;
+            let mut values = self.checkpoint.values(&name, range)?;
+            if transposed {
+                values = transpose(&values, rows, columns);
+            }
+            if D == 2 {
+                dims[usize::from(transposed)] = rows;
+            }
+            let tensor = Tensor::from_data(TensorData::new(values, dims), &device);
+            // A graphics device gathers what it is given, and the values would wait here for others.
+            device.flush().map_err(|e| Error::Device(format!("{e:?}")))?;
+            Ok(tensor)
+        };
+        // A quantized tensor is four times as large in f32: in pieces, so that the whole of it exists on the device only.
+        let step = if D == 2 && view.dtype() == Dtype::I8 { (PIECE / columns).max(1) * columns } else { n_values };
+        let tensor = if step >= n_values {
+            tensor(0..n_values)?
+        } else {
+            let pieces = (0..n_values).step_by(step).map(|start| tensor(start..n_values.min(start + step)));
+            Tensor::cat(pieces.collect::<Result<Vec<_>>>()?, usize::from(transposed))
+        };
+        self.filled.insert(name, true);
+        Ok(Some(tensor))
     }
 }
 
@@ -268,7 +358,7 @@ impl ModuleMapper for Loader<'_, '_> {
         if self.error.is_some() {
             return param;
         }
-        match self.read(&param.val()) {
+        match self.read(&param) {
             Ok(Some(tensor)) => Param::initialized(param.id, tensor).set_require_grad(true),
             Ok(None) => param,
             Err(error) => {

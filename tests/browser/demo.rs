@@ -3,7 +3,7 @@
 
 use crate::webdriver::Browser;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use xtask::site::Site;
@@ -58,6 +58,12 @@ impl Demo {
         let ready_ms = self.browser.run("return Math.round(performance.now())");
         println!("measured: ready within {ready_ms} ms of opening the page; {verdict}");
         verdict
+    }
+
+    /// Waits until the page is in this phase, whatever else it reports.
+    pub fn wait_for_the_phase(&self, phase: &str) {
+        let expression = format!("document.querySelector('main')?.dataset.phase === '{phase}'");
+        self.browser.wait_for(&format!("the page is {phase}"), &expression, READY_S);
     }
 
     /// Types a prompt in place of what stands there.
@@ -132,6 +138,22 @@ impl Demo {
         text.as_str().unwrap_or_default().to_owned()
     }
 
+    /// A number that the page keeps about the bundle's files: `kept`, `fetched`, `repaired`, `total`, `memory`.
+    pub fn files(&self, key: &str) -> u64 {
+        let value = self.browser.run(&format!("return Number(document.querySelector('#files').dataset.{key})"));
+        value.as_u64().unwrap_or_else(|| panic!("the page counts its files' `{key}`, found {value}"))
+    }
+
+    /// The names of all files in the browser's store.
+    pub fn stored(&self) -> BTreeSet<String> {
+        let names = self.browser.run(
+            "return navigator.storage.getDirectory()
+                 .then(root => root.getDirectoryHandle('bundle-files'))
+                 .then(async folder => { const names = []; for await (const name of folder.keys()) names.push(name); return names; })",
+        );
+        names.as_array().into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_owned())).collect()
+    }
+
     fn pane_data(&self, model: Model, key: &str) -> serde_json::Value {
         self.browser.run(&format!("return document.querySelector('{}').dataset.{key} ?? null", model.pane()))
     }
@@ -168,20 +190,37 @@ pub fn bundle_with_other_logits() -> BTreeMap<String, Vec<u8>> {
         let logit = &mut answer["vanilla"]["logits"][0];
         *logit = serde_json::json!(logit.as_f64().expect("a logit is a number") + 0.01);
     }
-    let golden = golden.to_string().into_bytes();
-    let mut manifest = read_json(&bundle().join("manifest.json"));
+    bundle_with("golden.json", golden.to_string().into_bytes())
+}
+
+/// Manifest and one file of a bundle that is whole and has another content in this file.
+pub fn bundle_with(path: &str, content: Vec<u8>) -> BTreeMap<String, Vec<u8>> {
+    let mut manifest = manifest();
     let files = manifest["files"].as_array_mut().expect("the bundle's manifest names its files");
-    let entry = files.iter_mut().find(|file| file["path"] == "golden.json").expect("golden.json is among them");
-    entry["bytes"] = golden.len().into();
-    let digest = Sha256::digest(&golden);
+    let entry = files.iter_mut().find(|file| file["path"] == path).expect("the file is among them");
+    entry["bytes"] = content.len().into();
+    let digest = Sha256::digest(&content);
     entry["sha256"] = digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
     let manifest = manifest.to_string().into_bytes();
-    BTreeMap::from([("bundle/golden.json".into(), golden), ("bundle/manifest.json".into(), manifest)])
+    BTreeMap::from([(format!("bundle/{path}"), content), ("bundle/manifest.json".into(), manifest)])
+}
+
+/// The shipped bundle's description.
+pub fn manifest() -> serde_json::Value {
+    read_json(&bundle().join("manifest.json"))
+}
+
+/// The hash that the manifest names for a file.
+pub fn hash_of(path: &str) -> String {
+    let manifest = manifest();
+    let file = manifest["files"].as_array().into_iter().flatten().find(|file| file["path"] == path);
+    let hash = file.and_then(|file| file["sha256"].as_str());
+    hash.unwrap_or_else(|| panic!("the manifest names no {path}")).to_owned()
 }
 
 /// The bundle's biggest file, which is one of its weights.
 pub fn biggest_file() -> String {
-    let manifest = read_json(&bundle().join("manifest.json"));
+    let manifest = manifest();
     let biggest = manifest["files"].as_array().into_iter().flatten().max_by_key(|file| file["bytes"].as_u64());
     let path = biggest.and_then(|file| file["path"].as_str());
     path.expect("the bundle's manifest names its files").to_owned()

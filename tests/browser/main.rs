@@ -1,6 +1,8 @@
 //! Proves in real browsers that the page answers as the trainer does, never stands still, and says what went wrong.
 
+mod bundles;
 mod demo;
+mod large;
 mod outside;
 mod webdriver;
 
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
         let shared = Arc::clone(&shared);
         Trial::test(name, move || Ok(test(&shared.lock().unwrap_or_else(PoisonError::into_inner))))
     };
-    let trials = vec![
+    let mut trials = vec![
         alone("a browser offers WebGPU exactly where a test wants it", webgpu_is_offered_where_wanted),
         alone("a shard with one wrong bit is refused by its name", a_wrong_bit_is_refused),
         alone("a missing file is reported by its name", a_missing_file_is_reported),
@@ -57,6 +59,11 @@ fn main() -> ExitCode {
         on_loaded("the page fits a desk, a phone and right-to-left writing", the_page_fits),
         on_loaded("the page asks no other host and breaks no policy", the_page_stays_at_home),
     ];
+    trials.push(alone(
+        "a bundle of more than 200 MB is streamed to the graphics device within 200 MB of memory",
+        large::a_large_bundle_is_streamed,
+    ));
+    trials.extend(bundles::TESTS.map(|(name, test)| alone(name, test)));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The last owner ends the browser; leaving by `exit` would not.
     drop(shared);

@@ -4,7 +4,7 @@
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use xtask::steps::find_program;
@@ -22,6 +22,8 @@ pub struct Browser {
     driver: Child,
     agent: ureq::Agent,
     session: String,
+    /// Chromium's own process, by its driver's account.
+    process: Option<u64>,
 }
 
 impl Browser {
@@ -77,7 +79,12 @@ impl Browser {
         let driver = command.spawn().unwrap_or_else(|error| panic!("cannot start {program}: {error}"));
         let config =
             ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(300)));
-        let mut browser = Browser { driver, agent: config.build().into(), session: format!("http://127.0.0.1:{port}") };
+        let mut browser = Browser {
+            driver,
+            agent: config.build().into(),
+            session: format!("http://127.0.0.1:{port}"),
+            process: None,
+        };
         let start = Instant::now();
         while browser.request("GET", "/status", None).is_err() {
             assert!(start.elapsed().as_secs() < 30, "{program} did not answer on port {port} for 30 s");
@@ -87,6 +94,7 @@ impl Browser {
         let answer = browser.call("POST", "/session", Some(capabilities));
         let id = answer["sessionId"].as_str().unwrap_or_else(|| panic!("{program} opened no session: {answer}"));
         browser.session = format!("{}/session/{id}", browser.session);
+        browser.process = answer["capabilities"]["goog:processID"].as_u64();
         browser
     }
 
@@ -133,6 +141,34 @@ impl Browser {
         self.call("POST", &format!("/element/{element}/click"), Some(json!({})));
     }
 
+    /// Ends Chromium as a power cut does: no program is asked to clean up.
+    pub fn kill(self) {
+        let process = self.process.expect("Chromium's driver names its process");
+        let killed = Command::new("kill").args(["-9", &process.to_string()]).status();
+        assert!(killed.is_ok_and(|status| status.success()), "process {process} can be killed");
+    }
+
+    /// Gives files or folders to an `<input type=file>`.
+    pub fn choose(&self, selector: &str, paths: &[PathBuf]) {
+        self.cdp("DOM.enable", json!({}));
+        let document = self.cdp("DOM.getDocument", json!({}))["root"]["nodeId"].clone();
+        let node = self.cdp("DOM.querySelector", json!({ "nodeId": document, "selector": selector }))["nodeId"].clone();
+        self.cdp("DOM.setFileInputFiles", json!({ "nodeId": node, "files": paths }));
+    }
+
+    /// Drags files or folders from outside the browser over the page; `drop` lets them go there.
+    pub fn drag(&self, paths: &[PathBuf], kinds: &[&str]) {
+        let data = json!({ "items": [], "files": paths, "dragOperationsMask": 1 });
+        for kind in kinds {
+            self.cdp("Input.dispatchDragEvent", json!({ "type": kind, "x": 200, "y": 200, "data": data }));
+        }
+    }
+
+    /// A command of Chromium's own protocol.
+    pub fn cdp(&self, command: &str, parameters: Value) -> Value {
+        self.call("POST", "/goog/cdp/execute", Some(json!({ "cmd": command, "params": parameters })))
+    }
+
     /// What the page wrote to the console since the last call; only Chromium's driver tells.
     pub fn console(&self) -> Vec<String> {
         match self.request("POST", "/se/log", Some(json!({ "type": "browser" }))) {
@@ -146,8 +182,7 @@ impl Browser {
     /// Gives the page a screen of this size, smaller than any window may be; Chromium only.
     pub fn screen(&self, width: u32, height: u32, mobile: bool) {
         let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile });
-        let command = json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params": metrics });
-        self.call("POST", "/goog/cdp/execute", Some(command));
+        self.cdp("Emulation.setDeviceMetricsOverride", metrics);
     }
 
     /// Takes a picture of what is visible into a PNG file.

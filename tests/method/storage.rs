@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use cctuning::chat::{AnchorRule, ChatTemplate};
-use cctuning::checkpoint::{BLOCK, Checkpoint, DECISION_MAKER, Storage, load, save};
+use cctuning::checkpoint::{BLOCK, Checkpoint, DECISION_MAKER, Loading, Storage, load, save, save_tensors};
 use cctuning::config::{Family, ModelConfig};
 use cctuning::error::Error;
 use cctuning::model::{CcModel, TokenBatch};
@@ -102,6 +102,39 @@ fn eight_bit_blocks_are_off_by_half_a_step_at_most_and_keep_small_tensors_whole(
     let error = a.iter().zip(&b).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
     let size = a.iter().map(|a| a * a).sum::<f32>().sqrt();
     assert!(error < 0.05 * size, "quantizing moves the logits by {error} of {size}");
+}
+
+#[test]
+fn a_model_filled_file_by_file_is_the_stored_one_and_names_what_never_came() {
+    // Wide enough that the embedding and the feed-forward network are made f32 in several pieces.
+    let config =
+        ModelConfig { d_model: 512, d_ff: 8_704, n_layers: 1, vocab_size: 9_000, ..config(Family::Llama, true) };
+    let bytes = save(&model(&config, 5), Storage::Q8).unwrap();
+    let mut stored = Checkpoint::default();
+    stored.add("model.safetensors", &bytes).unwrap();
+    let files = stored.names().map(|name| {
+        let (shape, values) = stored.read(name).unwrap();
+        (name.to_string(), save_tensors(vec![(name.to_string(), shape, values)], Storage::Q8).unwrap())
+    });
+    let files: Vec<(String, Vec<u8>)> = files.collect();
+    let fill = |without: &str| {
+        let mut loading = Loading::new(CcModel::new(&config, &Device::flex()));
+        for (name, bytes) in files.iter().rev().filter(|(name, _)| name != without) {
+            loading.add(name, bytes).unwrap();
+        }
+        loading.finish()
+    };
+    let found = tensors(&fill("").unwrap());
+    for name in stored.names() {
+        assert!(found[name] == stored.read(name).unwrap(), "{name} has other values");
+    }
+    let missing = "model.layers.0.mlp.down_proj.weight";
+    match fill(missing) {
+        Err(Error::MissingTensor { name, .. }) => assert_eq!(name, missing),
+        other => {
+            panic!("a model without {missing} was {}", if other.is_ok() { "accepted" } else { "refused otherwise" })
+        }
+    }
 }
 
 #[test]

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     /// Fetch the bundle, choose a device, prove it. The first request, once per worker.
     Load {
-        /// Absolute address of the bundle's folder, with a trailing slash.
-        bundle: String,
+        /// Where its files come from.
+        bundle: BundleSource,
         /// Where to compute.
         device: DeviceWish,
     },
@@ -27,6 +27,15 @@ pub enum Request {
     },
     /// End the answer that is running, at most one token later.
     Stop,
+}
+
+/// Where a bundle's files come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum BundleSource {
+    /// Absolute address of its folder, with a trailing slash.
+    Address(String),
+    /// A folder of the visitor's. Its files travel beside this text, in the order of their paths inside the bundle.
+    Folder { name: String, paths: Vec<String> },
 }
 
 /// Which device the page wants.
@@ -73,13 +82,17 @@ pub enum Event {
     /// The program is compiled and listens.
     Booted,
     /// The manifest is read; these files follow.
-    Files(Vec<FileSize>),
-    /// So many bytes of a file have arrived.
-    Received { path: String, bytes: u64 },
-    /// A file's bytes have the hash that the manifest names.
-    Verified { path: String },
+    Files { title: String, files: Vec<FileSize> },
+    /// So many bytes of a file are here: some were, some came over the network.
+    Received { path: String, kept: u64, fetched: u64 },
+    /// A file's bytes have the hash that the manifest names; `repaired` if a wrong copy had to be fetched again.
+    Verified { path: String, repaired: bool },
+    /// The files will not be here at the next visit, and why.
+    NotKept(String),
     /// The device that the self-test will run on, and why, if it is not the one wished for.
     Device(DeviceReport),
+    /// All files are on the device; it will be tested. `memory` is the most bytes this program has held.
+    Loaded { memory: u64 },
     /// The bundle's golden answers were computed again on this device.
     SelfTest(SelfTestReport),
     /// Questions may come.

@@ -1,7 +1,8 @@
 //! The page from top to bottom, and what its address may ask for.
 //!
 //! # Address
-//! `?device=cpu` computes on the CPU; `?bundle=PATH` opens another bundle of the same origin.
+//! `?device=cpu` computes on the CPU; `?bundle=URL` opens another bundle: a path on this server, or an `https://` address
+//! whose server lets this page read it.
 //!
 //! # Handles for tests (they keep their names)
 //! - `main[data-phase]`: `starting loading testing ready answering dead`
@@ -10,15 +11,20 @@
 //! - `#pane-vanilla` `#pane-cc`: `data-state=idle|running|complete|stopped`, `data-tokens`, `data-ids` (comma-separated, when
 //!   complete), the text in `.answer`; `#gold` the expected answer
 //! - `#connection[data-layer]`, its rows `[data-probability]`
-//! - `#files[data-verified][data-total]`, `#device[data-webgpu]`, `#device-note`, `#self-test[data-passed]`
+//! - `#files[data-verified][data-total][data-kept][data-fetched][data-repaired]` (bytes that were here, bytes fetched, files),
+//!   `[data-memory]` (most bytes the worker held while loading), `#not-kept`; `#models`, `input#folder`, `#own-models`
+//! - `#device[data-webgpu]`, `#device-note`, `#self-test[data-passed]`
 //! - `#failure[data-aftermath]` with `#failure-detail`; `#restart`, `#restart-cpu`
 
-use crate::client::{Client, DEFAULT_CONNECTION, Phase};
+use crate::client::Client;
 use crate::components::connection::ConnectionPanel;
 use crate::components::failure::FailurePanel;
+use crate::components::models::Models;
 use crate::components::pane::PaneCard;
 use crate::components::prompt::PromptCard;
 use crate::components::status::{Loading, Status};
+use crate::failures::bad_address;
+use crate::state::{DEFAULT_CONNECTION, Phase};
 use leptos::ev;
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;
@@ -38,7 +44,10 @@ pub fn mount() {
 #[component]
 fn App() -> impl IntoView {
     let address = Address::read();
-    let client = Client::start(address.bundle, address.device);
+    let client = Client::start(address.own, address.asked, address.device);
+    if let Some(refused) = address.refused {
+        client.failure.set(Some(bad_address(&refused)));
+    }
     let connection = RwSignal::new(DEFAULT_CONNECTION);
     window_event_listener(ev::keydown, move |event| {
         if event.key() == "Escape" {
@@ -66,6 +75,7 @@ fn App() -> impl IntoView {
             <Gold client/>
             <ConnectionPanel client/>
             <Status client/>
+            <Models client/>
         </main>
         <footer>
             "The method: " <cite>"CC-Tuning"</cite> ", "
@@ -103,7 +113,12 @@ fn phase_name(phase: Phase) -> &'static str {
 
 /// What the page's address asks for.
 struct Address {
-    bundle: String,
+    /// The page's own bundle.
+    own: String,
+    /// Another bundle.
+    asked: Option<String>,
+    /// What was asked for and cannot be a bundle's address.
+    refused: Option<String>,
     device: DeviceWish,
 }
 
@@ -116,13 +131,18 @@ impl Address {
             Some("cpu") => DeviceWish::Cpu("the address asks for it. Remove device=cpu from it to use WebGPU.".into()),
             _ => DeviceWish::Best,
         };
-        let own = |path: &str| Url::new_with_base(path, &here).ok();
-        // Another origin's bundle is not opened: the page promises to talk to its own server only.
-        let asked = wish("bundle")
-            .and_then(|path| own(&path))
-            .filter(|url| page.as_ref().is_some_and(|page| page.origin() == url.origin()));
-        let folder = asked.or_else(|| own("bundle/")).map(|url| url.href()).unwrap_or_default();
-        let bundle = if folder.ends_with('/') { folder } else { folder + "/" };
-        Address { bundle, device }
+        let folder = |path: &str| {
+            let url = Url::new_with_base(path, &here)
+                .ok()
+                .filter(|url| ["http:", "https:"].contains(&url.protocol().as_str()))?;
+            // A manifest is named as easily as its folder.
+            let href = url.href();
+            let href = href.strip_suffix("manifest.json").unwrap_or(&href);
+            Some(if href.ends_with('/') { href.to_owned() } else { format!("{href}/") })
+        };
+        let wished = wish("bundle").filter(|path| !path.is_empty());
+        let asked = wished.as_deref().and_then(folder);
+        let refused = wished.filter(|_| asked.is_none());
+        Address { own: folder("bundle/").unwrap_or_default(), asked, refused, device }
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! Must not know: how anything looks.
 
+use crate::failures::{crashed, no_bundle, no_worker, unreadable};
+use crate::folder::Folder;
+use crate::state::{FileState, Origin, PaneState, Phase, Question};
 use leptos::prelude::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use web::protocol::{
-    Aftermath, Connection, ConnectionReport, ConnectionSource, DeviceReport, DeviceWish, Event, ExamplePrompt, Failure,
-    FileSize, Pane, PaneReport, Request, SelfTestReport, Welcome,
+    Aftermath, BundleSource, Connection, ConnectionReport, DeviceReport, DeviceWish, Event, ExamplePrompt, Failure,
+    Pane, Request, SelfTestReport, Welcome,
 };
 use web::text::language_of;
 use web_sys::{ErrorEvent, MessageEvent};
@@ -25,7 +28,7 @@ extern "C" {
     #[wasm_bindgen(constructor, catch)]
     fn new(url: &str, options: &JsValue) -> Result<Worker, JsValue>;
     #[wasm_bindgen(method, js_name = postMessage)]
-    fn post(this: &Worker, message: &str);
+    fn post(this: &Worker, message: &js_sys::Array);
     #[wasm_bindgen(method)]
     fn terminate(this: &Worker);
     #[wasm_bindgen(method, setter)]
@@ -34,72 +37,16 @@ extern "C" {
     fn set_onerror(this: &Worker, listener: Option<&js_sys::Function>);
 }
 
-/// A file of the bundle on its way.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FileState {
-    pub size: FileSize,
-    pub received: u64,
-    pub verified: bool,
-}
-
-/// What the worker is doing, in the order it happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// The worker's program is being fetched and compiled.
-    Starting,
-    /// The bundle is being fetched.
-    Loading,
-    /// The self-test runs.
-    Testing,
-    Ready,
-    Answering,
-    /// Only a reload helps.
-    Dead,
-}
-
-/// One pane's signals.
-#[derive(Clone, Copy)]
-pub struct PaneState {
-    pub text: RwSignal<String>,
-    pub tokens: RwSignal<usize>,
-    pub report: RwSignal<Option<PaneReport>>,
-    /// What a screen reader has been told: grows in steps, not in tokens.
-    pub announced: RwSignal<String>,
-}
-
-impl PaneState {
-    fn new() -> Self {
-        PaneState {
-            text: RwSignal::default(),
-            tokens: RwSignal::default(),
-            report: RwSignal::default(),
-            announced: RwSignal::default(),
-        }
-    }
-
-    fn clear(&self) {
-        self.text.set(String::new());
-        self.tokens.set(0);
-        self.report.set(None);
-        self.announced.set(String::new());
-    }
-}
-
-/// The question that the panes answer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Question {
-    pub id: u32,
-    pub connection: Connection,
-    /// ISO 639-1, where it can be told.
-    pub lang: Option<String>,
-    /// The example of the bundle that it is.
-    pub example: Option<ExamplePrompt>,
-}
-
 /// Everything the page knows. Copies are handles on the same state.
 #[derive(Clone, Copy)]
 pub struct Client {
     pub phase: RwSignal<Phase>,
+    pub origin: RwSignal<Origin, LocalStorage>,
+    pub title: RwSignal<String>,
+    /// Why the files will not be here at the next visit.
+    pub not_kept: RwSignal<Option<String>>,
+    /// The most bytes that the worker has held while it loaded.
+    pub memory: RwSignal<Option<u64>>,
     pub files: RwSignal<Vec<FileState>>,
     pub device: RwSignal<Option<DeviceReport>>,
     pub self_test: RwSignal<Option<SelfTestReport>>,
@@ -110,7 +57,10 @@ pub struct Client {
     pub connected: RwSignal<Option<ConnectionReport>>,
     pub failure: RwSignal<Option<Failure>>,
     worker: StoredValue<Option<Rc<RunningWorker>>, LocalStorage>,
-    bundle: StoredValue<String>,
+    /// Addresses with trailing slashes: the page's own bundle, and the one that its address asks for.
+    own: StoredValue<String>,
+    asked: StoredValue<Option<String>>,
+    wish: StoredValue<DeviceWish>,
 }
 
 /// A worker with the listeners that must live as long as it does.
@@ -129,10 +79,16 @@ impl Drop for RunningWorker {
 }
 
 impl Client {
-    /// Starts the worker on the bundle at `bundle`, an absolute address with a trailing slash.
-    pub fn start(bundle: String, device: DeviceWish) -> Self {
+    /// Starts the worker on the bundle `asked` for, else on the page's own; both are absolute addresses with a trailing
+    /// slash.
+    pub fn start(own: String, asked: Option<String>, device: DeviceWish) -> Self {
+        let origin = asked.clone().map_or(Origin::Own, Origin::Address);
         let client = Client {
             phase: RwSignal::new(Phase::Starting),
+            origin: RwSignal::new_local(origin),
+            title: RwSignal::default(),
+            not_kept: RwSignal::default(),
+            memory: RwSignal::default(),
             files: RwSignal::default(),
             device: RwSignal::default(),
             self_test: RwSignal::default(),
@@ -143,14 +99,49 @@ impl Client {
             connected: RwSignal::default(),
             failure: RwSignal::default(),
             worker: StoredValue::new_local(None),
-            bundle: StoredValue::new(bundle),
+            own: StoredValue::new(own),
+            asked: StoredValue::new(asked),
+            wish: StoredValue::new(device.clone()),
         };
         client.start_worker(device);
         client
     }
 
-    /// Ends the worker there is and starts another on this device. The files come from the browser's cache.
+    /// Shows the models of a visitor's folder; one without a bundle changes nothing.
+    pub fn open_folder(self, folder: Folder) {
+        let paths = folder.files.iter().map(|(path, _)| path.as_str());
+        if web::folder::bundle_inside(paths).is_none() {
+            return self.refuse_folder(web::folder::no_bundle(&folder.name, folder.files.len()));
+        }
+        self.origin.set(Origin::Folder(folder));
+        self.start_worker(self.device_wish());
+    }
+
+    /// Says why a folder is not opened.
+    pub fn refuse_folder(self, reason: String) {
+        let dead = self.phase.get_untracked() == Phase::Dead;
+        let aftermath = if dead { Aftermath::Dead } else { Aftermath::Usable };
+        self.failure.set(Some(no_bundle(reason, aftermath)));
+    }
+
+    /// Leaves the visitor's folder.
+    pub fn open_own(self) {
+        self.origin.set(self.asked.get_value().map_or(Origin::Own, Origin::Address));
+        self.start_worker(self.device_wish());
+    }
+
+    /// The device that the visitor has chosen.
+    fn device_wish(self) -> DeviceWish {
+        self.wish.get_value()
+    }
+
+    /// Ends the worker there is and starts another on this device. The files come from the browser's store.
     pub fn start_worker(self, device: DeviceWish) {
+        self.wish.set_value(device.clone());
+        self.title.set(String::new());
+        self.not_kept.set(None);
+        self.memory.set(None);
+        self.welcome.set(None);
         self.phase.set(Phase::Starting);
         self.files.set(Vec::new());
         self.device.set(None);
@@ -167,7 +158,7 @@ impl Client {
                 Ok(Event::Booted) => {
                     if let Some(device) = wish.borrow_mut().take() {
                         self.phase.set(Phase::Loading);
-                        self.send(&Request::Load { bundle: self.bundle.get_value(), device });
+                        self.load(device);
                     }
                 }
                 Ok(event) => self.hear(event),
@@ -181,7 +172,7 @@ impl Client {
             match self.phase.get_untracked() {
                 // The panic hook has already said it better.
                 Phase::Dead => {}
-                Phase::Starting => self.fail(no_worker(message)),
+                Phase::Starting => self.fail(no_worker(message.unwrap_or_else(unloaded))),
                 Phase::Loading | Phase::Testing if on_webgpu => self.go_on_on_the_cpu(message.unwrap_or_default()),
                 _ => self.fail(crashed(message.unwrap_or_default())),
             }
@@ -198,7 +189,7 @@ impl Client {
                     _on_error: on_error,
                 })));
             }
-            Err(_) => self.fail(no_worker(None)),
+            Err(_) => self.fail(no_worker(unloaded())),
         }
     }
 
@@ -242,10 +233,27 @@ impl Client {
         }
     }
 
+    fn load(self, device: DeviceWish) {
+        let (bundle, files) = match self.origin.get_untracked() {
+            Origin::Own => (BundleSource::Address(self.own.get_value()), Vec::new()),
+            Origin::Address(address) => (BundleSource::Address(address), Vec::new()),
+            Origin::Folder(folder) => {
+                let (paths, files) = folder.files.into_iter().unzip();
+                (BundleSource::Folder { name: folder.name, paths }, files)
+            }
+        };
+        self.send_with(&Request::Load { bundle, device }, files);
+    }
+
     fn send(self, request: &Request) {
+        self.send_with(request, Vec::new());
+    }
+
+    fn send_with(self, request: &Request, files: Vec<JsValue>) {
         let Ok(text) = serde_json::to_string(request) else { return };
         if let Some(running) = self.worker.get_value() {
-            running.worker.post(&text);
+            let message: js_sys::Array = std::iter::once(JsValue::from(text)).chain(files).collect();
+            running.worker.post(&message);
         }
     }
 
@@ -255,14 +263,23 @@ impl Client {
         }
         match event {
             Event::Booted => {}
-            Event::Files(sizes) => {
-                let fresh = |size| FileState { size, received: 0, verified: false };
-                self.files.set(sizes.into_iter().map(fresh).collect());
+            Event::Files { title, files } => {
+                let fresh = |size| FileState { size, kept: 0, fetched: 0, verified: false, repaired: false };
+                self.files.set(files.into_iter().map(fresh).collect());
+                self.title.set(title);
             }
-            Event::Received { path, bytes } => self.on_file(&path, |file| file.received = bytes),
-            Event::Verified { path } => self.on_file(&path, |file| file.verified = true),
-            Event::Device(report) => {
-                self.device.set(Some(report));
+            Event::Received { path, kept, fetched } => self.on_file(&path, |file| {
+                file.kept = kept;
+                file.fetched = fetched;
+            }),
+            Event::Verified { path, repaired } => self.on_file(&path, |file| {
+                file.verified = true;
+                file.repaired |= repaired;
+            }),
+            Event::NotKept(reason) => self.not_kept.set(Some(reason)),
+            Event::Device(report) => self.device.set(Some(report)),
+            Event::Loaded { memory } => {
+                self.memory.set(Some(memory));
                 self.phase.set(Phase::Testing);
             }
             Event::SelfTest(report) => self.self_test.set(Some(report)),
@@ -322,32 +339,6 @@ impl Client {
     }
 }
 
-/// The switch as the page opens.
-pub const DEFAULT_CONNECTION: Connection = Connection { source: ConnectionSource::Transform, layer: None };
-
-fn crashed(detail: String) -> Failure {
-    Failure {
-        title: "The program that runs the models has crashed".into(),
-        advice: "Reload the models. If it happens again, close other tabs to free memory.".into(),
-        detail,
-        aftermath: Aftermath::Dead,
-    }
-}
-
-fn no_worker(detail: Option<String>) -> Failure {
-    Failure {
-        title: "The program that runs the models could not start".into(),
-        advice: "Reload the page. If it happens again, use a current browser: it needs WebAssembly with SIMD and module workers.".into(),
-        detail: detail.unwrap_or_else(|| format!("{WORKER} did not load")),
-        aftermath: Aftermath::Dead,
-    }
-}
-
-fn unreadable(detail: String) -> Failure {
-    Failure {
-        title: "The page and its worker are of different versions".into(),
-        advice: "Reload the page without the browser's cache (Ctrl+Shift+R).".into(),
-        detail,
-        aftermath: Aftermath::Dead,
-    }
+fn unloaded() -> String {
+    format!("{WORKER} did not load")
 }

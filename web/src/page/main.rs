@@ -3,6 +3,9 @@
 mod app;
 mod client;
 mod components;
+mod failures;
+mod folder;
+mod state;
 
 fn main() {
     console_error_panic_hook::set_once();

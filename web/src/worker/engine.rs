@@ -2,30 +2,28 @@
 //!
 //! Must not know: where files come from, what the page looks like.
 
-use crate::gpu;
-use crate::scope::{WebGpu, elapsed_s, give_way, post, set_webgpu};
-use crate::weights::Files;
+use crate::device::{Candidate, cpu, cpu_bytes};
+use crate::files::Files;
+use crate::scope::{WebGpu, elapsed_s, give_way, memory, post, set_webgpu};
 use burn::tensor::Device;
-use cctuning::bundle::{Bundle, Manifest};
+use cctuning::bundle::{Bundle, BundleLoading};
 use cctuning::chat::Prompt;
-use cctuning::config::ModelConfig;
 use cctuning::decision_maker::Pool;
-use cctuning::generate::{ConnectionOptions, Decoding, GenerateOptions, Source};
+use cctuning::generate::{Decoding, GenerateOptions, Source};
 use cctuning::model::CcModel;
-use cctuning::sampling::Sampling;
 use cctuning::tokenizer::TextStream;
-use cctuning::transform_matrix::TransformMatrix;
 use cctuning::{Error, Result};
 use std::cell::Cell;
 use web::protocol::{
-    AnswerEnd, Connection, ConnectionReport, ConnectionSource, DeviceReport, DeviceWish, Event, ExamplePrompt,
-    LanguageName, Pane, PaneReport, SelfTestReport, Welcome,
+    AnswerEnd, Connection, ConnectionReport, ConnectionSource, Event, ExamplePrompt, LanguageName, Pane, PaneReport,
+    SelfTestReport, Welcome,
 };
 
-/// A prompt of ordinary length.
-const WARM_UP_TOKENS: usize = 8;
 /// Golden prompts that the self-test computes again, in both panes.
 const SELF_TEST_PROMPTS: usize = 2;
+
+/// Most bytes of weights that the CPU takes: 4 GB is all that a 32-bit address reaches, and answering needs some of it.
+const CPU_LIMIT: u64 = 3_500_000_000;
 
 /// Both models, proved on the device they are on.
 pub struct Engine {
@@ -34,85 +32,42 @@ pub struct Engine {
     current: Cell<u32>,
 }
 
-/// A device that the models may be put on.
-pub struct Candidate {
-    device: Device,
-    report: DeviceReport,
-}
-
-/// The best device there is, its kernels compiled for models of this shape. Runs beside the download.
-pub async fn choose_device(wish: DeviceWish, config: &ModelConfig) -> Candidate {
-    let gpu = match wish {
-        DeviceWish::Cpu(reason) => return cpu(reason),
-        DeviceWish::Best => gpu::open().await,
-    };
-    let gpu = match gpu {
-        Ok(gpu) => gpu,
-        Err(reason) => return cpu(reason),
-    };
-    set_webgpu(WebGpu::Unproved);
-    match warm_up(&gpu.device, config).await {
-        Ok(()) => {
-            let report = DeviceReport { webgpu: true, name: gpu.name, note: None };
-            Candidate { device: gpu.device, report }
-        }
-        Err(error) => {
-            set_webgpu(WebGpu::Unused);
-            cpu(format!("WebGPU failed its first computation ({error}). Update the browser or the graphics driver."))
-        }
-    }
-}
-
-/// Answers a prompt with fresh weights, for the kernels that this compiles.
-async fn warm_up(device: &Device, config: &ModelConfig) -> Result<()> {
-    let model = CcModel::new(config, device);
-    let transform = TransformMatrix::identity(config.d_model, device).fold(model.model.decision_maker());
-    let prompt = Prompt { ids: vec![0; WARM_UP_TOKENS], anchor: WARM_UP_TOKENS - 1, content: 0..WARM_UP_TOKENS };
-    let options = GenerateOptions {
-        max_new_tokens: 2,
-        sampling: Sampling::Greedy,
-        source: Source::Transform,
-        connection: ConnectionOptions::default(),
-        stop_ids: Vec::new(),
-    };
-    Decoding::start(&model, config, Some(&transform), &[&prompt], &[], options)?.finish().await?;
-    Ok(())
-}
-
-fn cpu(reason: String) -> Candidate {
-    let report = DeviceReport { webgpu: false, name: "CPU".into(), note: Some(reason) };
-    Candidate { device: Device::flex(), report }
-}
-
 impl Engine {
     /// Puts the models on the device and proves it; if WebGPU computes wrongly, does the same on the CPU.
     ///
     /// # Errors
     /// The bundle cannot be read, or even the CPU does not reproduce its golden answers.
-    pub async fn start(
-        manifest: &Manifest,
-        files: &Files,
-        candidate: Candidate,
-    ) -> std::result::Result<Engine, String> {
+    pub async fn start(files: &Files, candidate: Candidate) -> std::result::Result<Engine, String> {
         let webgpu = candidate.report.webgpu;
-        let attempt = Engine::prove(manifest, files, candidate).await;
+        let attempt = Engine::prove(files, candidate).await;
         set_webgpu(if webgpu && attempt.is_ok() { WebGpu::InUse } else { WebGpu::Unused });
         match attempt {
             Err(Unproved::Device(reason)) if webgpu => {
                 let reason =
                     format!("WebGPU did not pass the self-test ({reason}). Update the browser or the graphics driver.");
-                Engine::prove(manifest, files, cpu(reason)).await.map_err(Unproved::into_text)
+                let config = files.config()?;
+                Engine::prove(files, cpu(reason, &config)).await.map_err(Unproved::into_text)
             }
             other => other.map_err(Unproved::into_text),
         }
     }
 
-    async fn prove(manifest: &Manifest, files: &Files, candidate: Candidate) -> std::result::Result<Engine, Unproved> {
+    async fn prove(files: &Files, candidate: Candidate) -> std::result::Result<Engine, Unproved> {
         let Candidate { device, report } = candidate;
         let webgpu = report.webgpu;
         post(&Event::Device(report));
-        let bundle =
-            Bundle::load(manifest.clone(), files, &device).map_err(|error| Unproved::Bundle(error.to_string()))?;
+        if !webgpu {
+            let bytes = cpu_bytes(&files.config().map_err(Unproved::Bundle)?);
+            if bytes > CPU_LIMIT {
+                return Err(Unproved::Bundle(format!(
+                    "the CPU needs the weights as 32-bit numbers in this tab's memory: {:.1} GB, and a tab may have 4 GB. \
+                     These models need WebGPU.",
+                    bytes as f64 / 1e9
+                )));
+            }
+        }
+        let bundle = load(files, &device).await.map_err(Unproved::Bundle)?;
+        post(&Event::Loaded { memory: memory() });
         give_way().await;
         let started_s = elapsed_s();
         let test = bundle.self_test(SELF_TEST_PROMPTS).await.map_err(|error| Unproved::Device(error.to_string()))?;
@@ -226,6 +181,18 @@ impl Engine {
         let text = Some(TextStream::new(tokenizer));
         Ok(Turn { id, pane, decoding, text, ids: Vec::new(), first_token_s: elapsed_s() - started_s, decode_s: 0.0 })
     }
+}
+
+/// Puts the files on the device, one at a time, so that no more than one is in memory.
+async fn load(files: &Files, device: &Device) -> std::result::Result<Bundle, String> {
+    let mut loading = BundleLoading::new(files.manifest.clone(), device).map_err(|error| error.to_string())?;
+    let mut buffer = Vec::new();
+    for entry in &files.manifest.files {
+        files.take(entry, &mut buffer).await?;
+        loading.add(&entry.path, &buffer).map_err(|error| error.to_string())?;
+        give_way().await;
+    }
+    loading.finish().map_err(|error| error.to_string())
 }
 
 /// Why a device was not accepted.

@@ -17,12 +17,12 @@ pub struct Gpu {
     pub name: String,
 }
 
-/// Opens the visitor's graphics device.
+/// Opens the visitor's graphics device, for tensors of up to so many bytes.
 ///
 /// # Errors
 /// A sentence that says why there is none and what can be done.
-pub async fn open() -> Result<Gpu, String> {
-    let name = adapter_name().await?;
+pub async fn open(largest_tensor: u64) -> Result<Gpu, String> {
+    let name = adapter_name(largest_tensor).await?;
     let (device, setup) = Device::wgpu_options().tasks_max(TASKS_MAX).init_with_setup_async().await.map_err(|error| {
         format!("the graphics device could not be opened ({error}). Close other tabs that use it, or update the graphics driver.")
     })?;
@@ -31,7 +31,7 @@ pub async fn open() -> Result<Gpu, String> {
     Ok(Gpu { device, name })
 }
 
-async fn adapter_name() -> Result<String, String> {
+async fn adapter_name(largest_tensor: u64) -> Result<String, String> {
     let global = js_sys::global();
     if get(&global, "isSecureContext") == JsValue::FALSE {
         return Err(
@@ -46,6 +46,14 @@ async fn adapter_name() -> Result<String, String> {
     let adapter = request_adapter(&gpu).await;
     if adapter.is_undefined() || adapter.is_null() {
         return Err("no WebGPU adapter. Turn on hardware acceleration in the browser's settings, or update the graphics driver.".into());
+    }
+    let limit = get(&get(&adapter, "limits"), "maxStorageBufferBindingSize").as_f64().unwrap_or(f64::INFINITY);
+    if largest_tensor as f64 > limit {
+        return Err(format!(
+            "the models' largest matrix has {} MB, and this graphics driver takes at most {:.0} MB in one piece.",
+            largest_tensor / 1_000_000,
+            limit / 1e6
+        ));
     }
     let info = get(&adapter, "info");
     let parts = ["description", "vendor", "architecture"].map(|key| get(&info, key).as_string().unwrap_or_default());

@@ -1,17 +1,23 @@
 //! The worker: listens to the page, computes, reports. The only place where models run.
 
+mod device;
+mod download;
 mod engine;
+mod files;
 mod gpu;
+mod opfs;
 mod scope;
-mod weights;
+mod store;
 
-use cctuning::config::ModelConfig;
-use engine::{Engine, choose_device, survives};
-use std::cell::{Cell, OnceCell, RefCell};
+use device::choose_device;
+use engine::{Engine, survives};
+use files::Files;
+use opfs::File;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::{JsFuture, future_to_promise, spawn_local};
-use web::protocol::{Aftermath, DeviceWish, Event, Failure, Request};
+use wasm_bindgen_futures::spawn_local;
+use web::protocol::{Aftermath, BundleSource, DeviceWish, Event, Failure, Request};
 
 #[wasm_bindgen]
 extern "C" {
@@ -30,9 +36,11 @@ fn main() {
     scope::report_panics();
     let worker = Rc::new(Worker::default());
     let listener = Closure::<dyn FnMut(web_sys::MessageEvent)>::new(move |message: web_sys::MessageEvent| {
-        let request = message.data().as_string().and_then(|text| serde_json::from_str(&text).ok());
+        // A request as text, and behind it the files that go with it.
+        let parts = js_sys::Array::from(&message.data());
+        let request = parts.shift().as_string().and_then(|text| serde_json::from_str(&text).ok());
         match request {
-            Some(request) => worker.hear(request),
+            Some(request) => worker.hear(request, parts.iter().map(|file| file.unchecked_into()).collect()),
             None => web_sys::console::error_2(&"not a request of this page:".into(), &message.data()),
         }
     });
@@ -49,10 +57,10 @@ fn main() {
 }
 
 impl Worker {
-    fn hear(self: &Rc<Self>, request: Request) {
+    fn hear(self: &Rc<Self>, request: Request, files: Vec<File>) {
         match request {
             Request::Load { bundle, device } if !self.loading.replace(true) => {
-                spawn_local(self.clone().load(bundle, device))
+                spawn_local(self.clone().load(bundle, files, device))
             }
             Request::Load { .. } => {}
             Request::Ask { id, prompt, english, connection } => {
@@ -72,40 +80,37 @@ impl Worker {
         }
     }
 
-    async fn load(self: Rc<Self>, bundle: String, device: DeviceWish) {
-        match Self::start(&bundle, device).await {
+    async fn load(self: Rc<Self>, bundle: BundleSource, files: Vec<File>, device: DeviceWish) {
+        let from_folder = matches!(bundle, BundleSource::Folder { .. });
+        match Self::start(bundle, files, device).await {
             Ok(engine) => {
                 let welcome = engine.welcome();
                 self.engine.set(engine).ok();
                 scope::post(&Event::Ready(welcome));
             }
-            Err(reason) => scope::post(&Event::Failure(load_failure(reason))),
+            Err(reason) => scope::post(&Event::Failure(load_failure(reason, from_folder))),
         }
     }
 
-    async fn start(bundle: &str, device: DeviceWish) -> Result<Engine, String> {
-        let manifest = weights::manifest(bundle).await?;
-        let config = ModelConfig::from_json(manifest.config.to_string().as_bytes()).map_err(|e| e.to_string())?;
+    async fn start(bundle: BundleSource, given: Vec<File>, device: DeviceWish) -> Result<Engine, String> {
+        let files = Files::open(bundle, given).await?;
+        let config = files.config()?;
         // The device gets ready while the files travel.
-        let candidate = Rc::new(RefCell::new(None));
-        let opened = candidate.clone();
-        let opening = future_to_promise(async move {
-            *opened.borrow_mut() = Some(choose_device(device, &config).await);
-            Ok(JsValue::UNDEFINED)
-        });
-        let files = weights::files(bundle, manifest.files.clone()).await?;
-        JsFuture::from(opening).await.ok();
-        let candidate = candidate.take().ok_or("the device was not opened")?;
-        Engine::start(&manifest, &files, candidate).await
+        let candidate = choose_device(device, &config).await;
+        Engine::start(&files, candidate).await
     }
 }
 
-fn load_failure(detail: String) -> Failure {
+fn load_failure(detail: String, from_folder: bool) -> Failure {
+    let advice = if from_folder {
+        "Choose the folder that the trainer exported, or export it again: one that was copied may lack files or have changed ones."
+    } else {
+        "Check the connection and reload. If it says the same again, the files on the server are not whole, or not of this \
+         page's version: export the bundle again."
+    };
     Failure {
         title: "The models could not be loaded".into(),
-        advice: "Check the connection and reload. If it says the same again, the files on the server are not the ones this page \
-                 was built with: export the bundle again."
-            .into(),
+        advice: advice.into(),
         detail,
         aftermath: Aftermath::Dead,
     }

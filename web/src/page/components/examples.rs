@@ -1,6 +1,7 @@
 //! Example prompts, by language: one press fills the box and asks.
 
-use crate::client::{Client, Phase};
+use crate::client::Client;
+use crate::state::Phase;
 use leptos::prelude::*;
 use web::protocol::{ExamplePrompt, LanguageName};
 

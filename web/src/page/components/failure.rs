@@ -9,6 +9,16 @@ pub fn FailurePanel(client: Client) -> impl IntoView {
     let on_cpu = move |_| {
         client.start_worker(DeviceWish::Cpu("you chose it after an error. Reload the page to try WebGPU again.".into()))
     };
+    // Whoever pressed a button at the foot of the page must see what came of it.
+    Effect::new(move || {
+        if client.failure.get().is_some() {
+            request_animation_frame(|| {
+                if let Some(panel) = document().get_element_by_id("failure") {
+                    panel.scroll_into_view();
+                }
+            });
+        }
+    });
     let panel = move || {
         let failure = client.failure.get()?;
         let usable = failure.aftermath == Aftermath::Usable;

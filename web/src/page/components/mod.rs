@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod examples;
 pub mod failure;
+pub mod models;
 pub mod pane;
 pub mod prompt;
 pub mod status;

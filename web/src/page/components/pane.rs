@@ -1,7 +1,8 @@
 //! One of the two answers as it grows, with its speed.
 
-use crate::client::{Client, Phase};
+use crate::client::Client;
 use crate::components::switch::source_name;
+use crate::state::Phase;
 use leptos::prelude::*;
 use web::protocol::{AnswerEnd, ConnectionSource, Pane};
 use web::text::is_answer;

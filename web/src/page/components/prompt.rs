@@ -1,8 +1,9 @@
 //! The prompt box with its examples, the connection switch, and Ask / Stop.
 
-use crate::client::{Client, Phase};
+use crate::client::Client;
 use crate::components::examples::Examples;
 use crate::components::switch::ConnectionSwitch;
+use crate::state::Phase;
 use leptos::ev::{KeyboardEvent, SubmitEvent};
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;

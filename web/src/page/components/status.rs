@@ -1,6 +1,7 @@
 //! How the models came here: progress while they load, then what was checked and what they run on.
 
-use crate::client::{Client, FileState, Phase};
+use crate::client::Client;
+use crate::state::{FileState, Phase};
 use leptos::prelude::*;
 use web::protocol::{DeviceWish, SelfTestReport};
 
@@ -15,14 +16,14 @@ pub fn Loading(client: Client) -> impl IntoView {
     };
     // Apart from the words, which a screen reader speaks whenever they change.
     let amount = move || {
-        let (received, total) = client.files.with(|files| sums(files));
-        (client.phase.get() == Phase::Loading && total > 0)
-            .then(|| format!(": {} of {}", megabytes(received), megabytes(total)))
+        let sums = client.files.with(|files| Sums::of(files));
+        (client.phase.get() == Phase::Loading && sums.total > 0)
+            .then(|| format!(": {} of {}{}", megabytes(sums.here), megabytes(sums.total), sums.origins()))
     };
     // A bar without a value shows that something goes on, but not how far.
     let value = move || {
-        let (received, total) = client.files.with(|files| sums(files));
-        (client.phase.get() == Phase::Loading && total > 0).then(|| received as f64 / total as f64)
+        let sums = client.files.with(|files| Sums::of(files));
+        (client.phase.get() == Phase::Loading && sums.total > 0).then(|| sums.here as f64 / sums.total as f64)
     };
     let card = move || {
         view! {
@@ -38,8 +39,22 @@ pub fn Loading(client: Client) -> impl IntoView {
 /// What was checked, and what the models run on.
 #[component]
 pub fn Status(client: Client) -> impl IntoView {
+    let sums = Memo::new(move |_| client.files.with(|files| Sums::of(files)));
     let counts = move || client.files.with(|files| (files.iter().filter(|file| file.verified).count(), files.len()));
-    let sum = move || client.files.with(|files| sums(files).1);
+    let origins = move || sums.get().origins();
+    let memory = move || {
+        client
+            .memory
+            .get()
+            .map(|bytes| format!(" This tab's program held at most {} while it loaded.", megabytes(bytes)))
+    };
+    let not_kept = move || {
+        client.not_kept.get().map(|reason| {
+            view! {
+                <p id="not-kept" class="aside">"The models are fetched again at the next visit: " {reason} "."</p>
+            }
+        })
+    };
     let rows = move || client.files.get().into_iter().map(file_row).collect_view();
     let device = move || client.device.get();
     let device_words = move || match device() {
@@ -65,16 +80,25 @@ pub fn Status(client: Client) -> impl IntoView {
     view! {
         {note}
         <section class="status" aria-label="Checks">
-            <details id="files" data-verified=move || counts().0 data-total=move || counts().1>
+            <details id="files"
+                data-verified=move || counts().0
+                data-total=move || counts().1
+                data-kept=move || sums.get().kept
+                data-fetched=move || sums.get().fetched
+                data-repaired=move || sums.get().repaired
+                data-memory=move || client.memory.get()
+            >
                 <summary>
                     <Mark good=Signal::derive(move || counts().1 > 0 && counts().0 == counts().1)/>
                     {move || format!("{}/{} files verified", counts().0, counts().1)}
-                    <small>{move || format!(" SHA-256, {}", megabytes(sum()))}</small>
+                    <small>{move || format!(" SHA-256, {}", megabytes(sums.get().total))} {origins}</small>
                 </summary>
                 <table>
                     <thead><tr><th scope="col">"File"</th><th scope="col">"Size"</th><th scope="col">"Hash"</th></tr></thead>
                     <tbody>{rows}</tbody>
                 </table>
+                <p class="aside">{memory}</p>
+                {not_kept}
             </details>
             <p id="self-test" data-passed=passed>
                 <Mark good=Signal::derive(move || client.self_test.get().is_some_and(|test| test.passed))/>
@@ -96,7 +120,11 @@ fn Mark(good: Signal<bool>) -> impl IntoView {
 }
 
 fn file_row(file: FileState) -> impl IntoView {
-    let hash = if file.verified { "verified" } else { "waiting" };
+    let hash = match (file.verified, file.repaired) {
+        (false, _) => "waiting",
+        (true, false) => "verified",
+        (true, true) => "verified after a repair",
+    };
     view! {
         <tr>
             <th scope="row">{file.size.path}</th>
@@ -120,8 +148,39 @@ fn evidence(test: &SelfTestReport) -> String {
     format!(" largest logit error {error:.1e}, {tolerance:.0e} allowed; {tokens} on {prompts} prompts; {took:.1} s")
 }
 
-fn sums(files: &[FileState]) -> (u64, u64) {
-    files.iter().fold((0, 0), |(received, total), file| (received + file.received, total + file.size.bytes))
+/// What is here of all files, in bytes, and where it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+struct Sums {
+    here: u64,
+    total: u64,
+    kept: u64,
+    fetched: u64,
+    /// Files.
+    repaired: usize,
+}
+
+impl Sums {
+    fn of(files: &[FileState]) -> Sums {
+        files.iter().fold(Sums::default(), |sums, file| Sums {
+            // What was fetched twice is here once.
+            here: sums.here + (file.kept + file.fetched).min(file.size.bytes),
+            total: sums.total + file.size.bytes,
+            kept: sums.kept + file.kept,
+            fetched: sums.fetched + file.fetched,
+            repaired: sums.repaired + usize::from(file.repaired),
+        })
+    }
+
+    fn origins(self) -> String {
+        match (self.kept, self.fetched) {
+            (0, 0) => String::new(),
+            (0, _) => "; from the network".into(),
+            (_, 0) => "; from this computer".into(),
+            (kept, fetched) => {
+                format!("; {} from this computer, {} from the network", megabytes(kept), megabytes(fetched))
+            }
+        }
+    }
 }
 
 fn megabytes(bytes: u64) -> String {
