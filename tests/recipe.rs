@@ -1,12 +1,15 @@
 //! Proves that a recipe is read layer by layer, and that every fault in it names its place and its cure.
 
+use std::fs;
 use std::path::PathBuf;
 
 use cctuning::chat::AnchorRule;
 use cctuning::decision_maker::Pool;
 use cctuning::generate::Choice;
 use cctuning::model::InputEmbedding;
-use trainer::recipe::{Place, Preset, Recipe};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use trainer::recipe::{Cc, Place, Preset, Recipe};
 
 #[test]
 fn an_empty_section_changes_nothing() {
@@ -131,4 +134,52 @@ fn broken_toml_is_an_error_with_a_place_and_never_a_panic() {
     assert_fault(&format!("[cc]\ntau = {}", "[".repeat(100_000)), &[], &["recipe.toml:2:"]);
     assert_fault("[optim]\n\u{fffd}\u{1f600} = 1", &[], &["recipe.toml:2:"]);
     assert!(Recipe::load(Preset::Default, Some("no/such/recipe.toml".as_ref()), &[]).is_err());
+}
+
+#[test]
+fn ten_thousand_damaged_recipes_are_read_or_refused_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("recipe.toml");
+    let whole = Recipe::default().to_toml().unwrap().into_bytes();
+    let words: [&[u8]; 8] = [b"[", b"]]", b" = ", b"nan", b"-1", b"1e999", b"99999999999999999999", b"'\n"];
+    let (mut read, mut refused) = (0, 0);
+    for seed in 0..10_000 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut bytes = whole.clone();
+        for _ in 0..rng.random_range(1..=3) {
+            let at = rng.random_range(0..bytes.len());
+            let to = (at + rng.random_range(0..40)).min(bytes.len());
+            match rng.random_range(0..4) {
+                0 => bytes[at] = rng.random(),
+                1 => drop(bytes.drain(at..to)),
+                2 => drop(bytes.splice(at..to, words[rng.random_range(0..words.len())].iter().copied())),
+                _ => {
+                    let again = bytes[at..to].to_vec();
+                    bytes.splice(at..at, again);
+                }
+            }
+        }
+        fs::write(&file, &bytes).unwrap();
+        match Recipe::load(Preset::Default, Some(&file), &[]) {
+            // What is accepted must say the same when it is written down and read again.
+            Ok(recipe) => {
+                fs::write(&file, recipe.to_toml().unwrap()).unwrap();
+                assert_eq!(Recipe::load(Preset::Default, Some(&file), &[]).unwrap(), recipe, "seed {seed}");
+                read += 1;
+            }
+            Err(error) => {
+                assert!(format!("{error:#}").contains("recipe.toml"), "seed {seed}: {error:#}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(read > 100 && refused > 1000, "{read} read, {refused} refused: the damage is not what was meant");
+}
+
+#[test]
+fn the_temperature_moves_on_a_straight_line_and_stays_without_an_end() {
+    let cc = Cc { tau: 2.0, tau_end: 0.5, ..Cc::default() };
+    let taus: Vec<f64> = [0, 5, 10].map(|at| cc.at(at, 11).tau).to_vec();
+    assert_eq!(taus, [2.0, 1.25, 0.5]);
+    assert_eq!(Cc { tau_end: 0.0, ..cc }.at(10, 11).tau, 2.0);
 }

@@ -17,6 +17,8 @@ use cctuning::config::Family;
 use cctuning::generate::ConnectionOptions;
 use cctuning::model::TokenBatch;
 use cctuning::tokenizer::Tokenizer;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use trainer::model_folder::{ModelFolder, Settings};
 
@@ -138,6 +140,40 @@ fn an_interrupted_run_goes_on_to_the_same_losses_and_weights() {
     assert_eq!(stops, 2);
     assert_eq!(log(&out), log(&dir.path().join("whole")));
     assert_eq!(weights(&out.join("model")), weights(&dir.path().join("whole/model")));
+}
+
+#[test]
+fn twenty_kills_at_random_moments_change_neither_a_loss_nor_a_weight() {
+    let dir = workplace();
+    let more = ["optim.epochs=12", "run.save_every=2"];
+    finished(train(dir.path(), "cc", "whole", &more));
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("killed"));
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    println!("seed {seed}");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let (mut kills, mut wholes) = (0, 0);
+    while kills < 20 || wholes == 0 {
+        let mut child =
+            train(dir.path(), "cc", "killed", &more).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Past some steps, then anywhere: in a pass, in the midst of a checkpoint, in the final save.
+        let after = log(&out).len() + random.random_range(1..8);
+        let started = Instant::now();
+        while kills < 20 && child.try_wait().unwrap().is_none() && log(&out).len() < after {
+            assert!(started.elapsed() < Duration::from_secs(60), "the run does not go on");
+        }
+        std::thread::sleep(Duration::from_micros(random.random_range(0..30_000)));
+        if kills < 20 && child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+            continue;
+        }
+        assert!(child.wait().unwrap().success(), "a killed run does not go on");
+        assert_eq!(log(&out), log(&whole), "after {kills} kills");
+        assert_eq!(weights(&out.join("model")), weights(&whole.join("model")), "after {kills} kills");
+        wholes += 1;
+        fs::remove_dir_all(&out).unwrap();
+    }
 }
 
 #[test]

@@ -12,8 +12,9 @@ use cctuning::model::{CcModel, InputEmbedding};
 use cctuning::tap::Site;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use trainer::optim::AdamW;
 use trainer::precision::Precision;
-use trainer::recipe::{Cc, EnglishGrad};
+use trainer::recipe::{Cc, EnglishGrad, Optim};
 use trainer::sample::Sample;
 use trainer::step::{Economy, Method, StepResult, step, step_with_noise};
 
@@ -272,4 +273,40 @@ fn the_noise_of_a_step_depends_on_its_number_and_on_the_seed() {
     assert_ne!(run(1, 5).0, run(1, 6).0);
     assert_ne!(run(1, 5).0, run(2, 5).0);
     assert_eq!(run(1, 5).1.iter().sum::<usize>(), 24);
+}
+
+/// One optimizer step after another from the same start; the length of every weight's way, and the share that moved.
+fn moved_by(optim: &Optim, steps: usize) -> (BTreeMap<String, Vec<f32>>, Vec<f64>) {
+    let rows = rows();
+    let batch: Vec<&Sample> = rows.iter().collect();
+    let mut model = trainable(true);
+    let mut optimizer = AdamW::new(optim, 1.0);
+    let mut shares = Vec::new();
+    for at in 0..steps {
+        let result = step(&model, &batch, Method::Cc(&Cc::default()), ONE_BATCH, at);
+        let stepped;
+        (model, stepped) = optimizer.step(model, result.gradients, 1e-3);
+        shares.push(stepped.moved);
+    }
+    (tensors(&model).into_iter().map(|(name, (_, values))| (name, values)).collect(), shares)
+}
+
+#[test]
+fn moments_in_bf16_go_nearly_the_same_way_and_repeat_themselves() {
+    let (exact, _) = moved_by(&Optim::default(), 6);
+    let halved = Optim { moments: Precision::Bf16, ..Optim::default() };
+    let (found, _) = moved_by(&halved, 6);
+    assert_ne!(found, exact, "bf16 was asked for and f32 kept");
+    assert_same(&found, &exact, 1e-2, "moments in bf16");
+    assert_eq!(moved_by(&halved, 6).0, found, "the same seed rounds the same way");
+    assert_ne!(moved_by(&Optim { seed: 1, ..halved }, 6).0, found, "another seed rounds another way");
+}
+
+#[test]
+fn the_share_of_weights_that_moved_is_what_the_next_pass_sees() {
+    let (_, exact) = moved_by(&Optim::default(), 2);
+    // The embedding is the output head too, so every row of it has a gradient.
+    assert!(exact.iter().all(|&share| share > 0.99), "{exact:?}");
+    let (_, rounded) = moved_by(&Optim { precision: Precision::Bf16, ..Optim::default() }, 2);
+    assert!(rounded[0] < exact[0], "steps below bf16's spacing are seen by nobody: {rounded:?} {exact:?}");
 }
