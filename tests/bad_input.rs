@@ -16,6 +16,7 @@ use cctuning::config::{Family, ModelConfig};
 use cctuning::error::Result;
 use cctuning::model::CcModel;
 use cctuning::tokenizer::Tokenizer;
+use cctuning::transform_matrix::TransformMatrix;
 use serde_json::{Value, json};
 use trainer::export::{self, Content};
 use trainer::model_folder::{ModelFolder, TRANSFORM_FILE};
@@ -163,7 +164,7 @@ fn bundle() -> (Value, BTreeMap<String, Vec<u8>>) {
         origin: "a test",
         vanilla: &vanilla,
         cc: &cc,
-        transform: &vec![0.1; 32 * 32],
+        transform: &TransformMatrix::from_values(vec![0.1; 32 * 32], None, 32, &Device::flex()).unwrap(),
         examples: &[example("es", "¿Qué?"), example("ar", "ماذا؟")],
         max_new_tokens: 4,
     };
@@ -378,7 +379,7 @@ fn the_program_refuses_bad_recipes_and_rows_with_their_place() {
     let error = train(&["--set", "data.train=good.jsonl", "--set", "model.path=nowhere"]);
     assert!(error.contains("\"nowhere\": there is no such folder"), "{error}");
     let error = train(&["--set", "data.train=good.jsonl", "--set", "cc.pool=fixed(3)"]);
-    assert!(error.contains("cc.pool") && error.contains("layers 0 to 2"), "{error}");
+    assert!(error.contains("[cc]") && error.contains("fixed(3)") && error.contains("layers 0 to 2"), "{error}");
 
     fs::write(dir.path().join("long.jsonl"), ROW.replace("¿Qué?", &"palabra ".repeat(40))).unwrap();
     let error = train(&["--set", "data.train=long.jsonl", "--set", "data.cutoff=1000"]);

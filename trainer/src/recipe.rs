@@ -323,10 +323,13 @@ impl Preset {
     fn toml(self) -> &'static str {
         match self {
             Self::Default => "",
-            Self::Reference => "[cc]\nanchor = 'role_token'\ne = 'anchor'\nselection = 'gumbel'\n",
+            Self::Reference => {
+                "[cc]\nanchor = 'role_token'\ne = 'anchor'\nselection = 'gumbel'\ntwo_pass = 'full'\nstop = 'config'\n"
+            }
             Self::PaperHparams => {
                 "[data]\ncutoff = 1024\nenglish_cutoff = 1024\n\
-                 [optim]\nlr = 1e-5\nbatch_size = 16\nmicro_tokens = 4096\nepochs = 3\nmax_steps = 0\nschedule = 'cosine'\nwarmup_ratio = 0.1\n"
+                 [optim]\nlr = 1e-5\nbatch_size = 16\nmicro_tokens = 4096\nepochs = 3\nmax_steps = 0\nschedule = 'cosine'\nwarmup_ratio = 0.1\n\
+                 recompute = true\nprecision = 'bf16'\n"
             }
         }
     }

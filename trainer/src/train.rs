@@ -11,7 +11,6 @@ use burn::tensor::Tensor;
 use cctuning::bundle::hex;
 use cctuning::checkpoint::Storage;
 use cctuning::config::ModelConfig;
-use cctuning::decision_maker::Pool;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -23,7 +22,7 @@ use crate::model_folder::{ModelFolder, load_weights};
 use crate::optim::{AdamW, Stepped};
 use crate::plan;
 use crate::progress::Progress;
-use crate::recipe::{Cc, Data, Recipe};
+use crate::recipe::{Data, Recipe};
 use crate::run_folder::{self, write_file_atomically};
 use crate::sample::Sample;
 use crate::schedule;
@@ -215,10 +214,8 @@ fn held(config: &ModelConfig, recipe: &Recipe, method: Method, samples: &[Sample
 
 /// What the recipe alone cannot know: whether rows and layer exist in this model.
 fn fits(config: &ModelConfig, context: usize, samples: &[Sample], method: Method) -> Result<()> {
-    if let Method::Cc(Cc { pool: Pool::Fixed(layer), .. }) = method
-        && *layer >= config.n_layers
-    {
-        bail!("cc.pool = fixed({layer}): this model has layers 0 to {}", config.n_layers - 1);
+    if let Method::Cc(cc) = method {
+        cc.connection().check(config.n_layers).context("[cc] of the recipe")?;
     }
     for sample in samples {
         let longest = sample.len().max(sample.english.ids.len());
