@@ -45,6 +45,7 @@ pub mod transform_matrix;
 pub mod least_squares;
 pub mod model;
 pub mod saving;
+pub mod stored;
 pub mod checkpoint;
 pub mod tokenizer;
 pub mod chat;
