@@ -223,7 +223,7 @@ fn a_manifest_that_is_not_one_or_leaves_its_folder_is_refused() {
         Manifest::parse(json.to_string().as_bytes())
     };
     assert_error(with(&|m| m["format"] = "cctuning-bundle/1".into()), &["cctuning-bundle/1", "cctuning-bundle/2"]);
-    assert_error(with(&|m| m["files"][0]["bytes"] = json!(1 << 40)), &["manifest.json", "at most 33554432"]);
+    assert_error(with(&|m| m["files"][0]["bytes"] = json!(1u64 << 40)), &["manifest.json", "at most 33554432"]);
     assert_error(with(&|m| m["files"][0] = m["files"][1].clone()), &["manifest.json", "listed twice"]);
     for path in [
         "../cc.safetensors",
