@@ -18,7 +18,6 @@ use cctuning::model::CcModel;
 use cctuning::tokenizer::Tokenizer;
 use cctuning::transform_matrix::TransformMatrix;
 use serde_json::{Value, json};
-use cctuning::transform_matrix::TransformMatrix;
 use trainer::export::{self, Content};
 use trainer::model_folder::{ModelFolder, TRANSFORM_FILE};
 

@@ -265,7 +265,8 @@ fn read_rope_scaling(value: Value) -> Result<Option<RopeScaling>> {
                 serde_json::from_value(value).map_err(|e| Error::Config(format!("`rope_scaling`: {e}")))?;
             let RopeScaling { factor, low_freq_factor, high_freq_factor, original_max_positions } = scaling;
             let positive = [factor, low_freq_factor, high_freq_factor, original_max_positions];
-            if positive.iter().any(|value| !(value.is_finite() && *value > 0.0)) || high_freq_factor <= low_freq_factor {
+            if positive.iter().any(|value| !(value.is_finite() && *value > 0.0)) || high_freq_factor <= low_freq_factor
+            {
                 return Err(Error::Config(format!(
                     "`rope_scaling`: expected numbers above 0 and low_freq_factor below high_freq_factor, found {scaling:?}"
                 )));

@@ -61,8 +61,7 @@ impl<'a> Checkpoint<'a> {
 
     /// A tensor of a type that is read.
     pub(crate) fn stored(&self, name: &str) -> Result<Stored<'_, 'a>> {
-        let get =
-            |name: &str| self.tensors.get(name).ok_or_else(|| self.missing(name));
+        let get = |name: &str| self.tensors.get(name).ok_or_else(|| self.missing(name));
         let view = get(name)?;
         let scales = match view.dtype() {
             Dtype::F32 | Dtype::F64 | Dtype::BF16 | Dtype::F16 => None,

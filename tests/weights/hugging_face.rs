@@ -33,7 +33,8 @@ fn python() -> Option<PathBuf> {
     };
     if !works(&python) {
         let run = |command: &mut Command| command.status().is_ok_and(|status| status.success());
-        let pip = |packages: &[&str]| run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages));
+        let pip =
+            |packages: &[&str]| run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages));
         let installed = run(Command::new("python3").args(["-m", "venv"]).arg(&place))
             && (pip(&["torch", "--index-url", "https://download.pytorch.org/whl/cpu"]) || pip(&["torch"]))
             && pip(&["transformers>=4.56", "numpy"]);

@@ -30,9 +30,8 @@ impl Mapped {
             let start = used.as_ptr().addr().wrapping_sub(self.0.as_ptr().addr());
             if start < self.0.len() {
                 // SAFETY: the mapping is of a file and is only read; a page that was given back is read again.
-                let done = unsafe {
-                    self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, used.len())
-                };
+                let done =
+                    unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, used.len()) };
                 // A system that keeps the pages costs memory, not the answer.
                 done.ok();
             }

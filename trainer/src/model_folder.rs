@@ -18,8 +18,8 @@ use cctuning::transform_matrix::{FoldedTransform, TransformMatrix};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::weight_files::{self, SHARD_BYTES};
 pub use crate::weight_files::load_weights;
+use crate::weight_files::{self, SHARD_BYTES};
 use crate::{hub, jinja};
 
 pub const TRANSFORM_FILE: &str = "transform_matrix.safetensors";

@@ -97,7 +97,9 @@ pub fn parse_index(bytes: &[u8]) -> Result<BTreeMap<String, String>> {
             file.ends_with(".safetensors") && !file.starts_with('.') && !file.contains(['/', '\\', ':', '\0'])
         });
         let Some(plain) = plain else {
-            bail!("`weight_map` puts `{tensor}` into {file}, expected the name of a .safetensors file beside the index");
+            bail!(
+                "`weight_map` puts `{tensor}` into {file}, expected the name of a .safetensors file beside the index"
+            );
         };
         files.insert(tensor.clone(), plain.to_string());
     }
