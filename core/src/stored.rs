@@ -153,27 +153,18 @@ impl Stored<'_, '_> {
         let place = Place { rows: rows.len(), columns, transposed };
         let data = |size: usize| &self.view.data()[rows.start * columns * size..rows.end * columns * size];
         match self.view.dtype() {
-            Dtype::F32 => place.each(data(4), f32::from_le_bytes),
-            Dtype::F64 => place.each(data(8), |b| f64::from_le_bytes(b) as f32),
-            Dtype::BF16 => place.each(data(2), |b| bf16::from_le_bytes(b).to_f32()),
-            Dtype::F16 => place.each(data(2), |b| f16::from_le_bytes(b).to_f32()),
+            Dtype::F32 => place.each(data(4), |_, b| f32::from_le_bytes(b)),
+            Dtype::F64 => place.each(data(8), |_, b| f64::from_le_bytes(b) as f32),
+            Dtype::BF16 => place.each(data(2), |_, b| bf16::from_le_bytes(b).to_f32()),
+            Dtype::F16 => place.each(data(2), |_, b| f16::from_le_bytes(b).to_f32()),
             _ => {
                 let scales = self.scales.map_or(&[][..], |scales| scales.data());
-                let scales = &scales[rows.start * columns / BLOCK * 2..];
-                let scales: Vec<f32> = elements(scales, |b| f16::from_le_bytes(b).to_f32()).collect();
-                let mut values = place.each(data(1), |[q]| f32::from(q as i8));
-                for (at, value) in values.iter_mut().enumerate() {
-                    let at = if transposed { at % place.rows * columns + at / place.rows } else { at };
-                    *value *= scales[at / BLOCK];
-                }
-                values
+                let scales = scales[rows.start * columns / BLOCK * 2..].as_chunks().0;
+                let scales: Vec<f32> = scales.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect();
+                place.each(data(1), |at, [q]| f32::from(q as i8) * scales[at / BLOCK])
             }
         }
     }
-}
-
-fn elements<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> impl Iterator<Item = f32> {
-    bytes.chunks_exact(N).map(move |chunk| read(chunk.try_into().expect("exact chunks")))
 }
 
 /// Where the values of some rows go.
@@ -187,10 +178,12 @@ impl Place {
     /// Side of the squares in which a matrix is transposed, so that reading and writing both stay in the cache.
     const SIDE: usize = 64;
 
-    fn each<const N: usize>(&self, bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    /// Reads every element, told how many come before it.
+    fn each<const N: usize>(&self, bytes: &[u8], read: impl Fn(usize, [u8; N]) -> f32) -> Vec<f32> {
         let Self { rows, columns, transposed } = *self;
+        let elements = bytes.as_chunks().0;
         if !transposed {
-            return elements(bytes, read).collect();
+            return elements.iter().enumerate().map(|(at, &element)| read(at, element)).collect();
         }
         let mut values = vec![0.0; rows * columns];
         let mut square = [0.0; Self::SIDE * Self::SIDE];
@@ -198,9 +191,9 @@ impl Place {
             for left in (0..columns).step_by(Self::SIDE) {
                 let (high, wide) = (Self::SIDE.min(rows - top), Self::SIDE.min(columns - left));
                 for row in 0..high {
-                    let line = &bytes[((top + row) * columns + left) * N..][..wide * N];
-                    for (column, value) in elements(line, &read).enumerate() {
-                        square[column * Self::SIDE + row] = value;
+                    let start = (top + row) * columns + left;
+                    for (column, &element) in elements[start..start + wide].iter().enumerate() {
+                        square[column * Self::SIDE + row] = read(start + column, element);
                     }
                 }
                 for column in 0..wide {

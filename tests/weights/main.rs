@@ -7,5 +7,6 @@ mod small_model;
 mod bundles;
 mod folders;
 mod hugging_face;
+mod memory;
 mod mutations;
 mod streaming;
