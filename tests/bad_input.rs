@@ -150,12 +150,6 @@ fn an_architecture_or_option_that_is_not_computed_is_named() {
             if expected.starts_with("invalid") || expected == "null" { &[expected] } else { &[key, expected] };
         assert_error(read(&json), &[&["config.json"], parts].concat());
     }
-    let mut mistral = config(Family::Mistral, false).to_json("float32");
-    assert_eq!(read(&mistral).unwrap().family, Family::Mistral);
-    mistral["sliding_window"] = json!(128);
-    assert_error(read(&mistral), &["config.json", "sliding_window", "128", "null"]);
-    mistral["sliding_window"] = json!(4096);
-    read(&mistral).expect("a window as wide as the context hides nothing");
     let mut json = good.clone();
     json.as_object_mut().unwrap().remove("hidden_size");
     assert_error(read(&json), &["config.json", "hidden_size"]);

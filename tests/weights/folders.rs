@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use cctuning::chat::ChatTemplate;
 use cctuning::checkpoint::Storage;
-use cctuning::config::Family;
+use cctuning::config::{Family, ModelConfig};
 use serde_json::{Value, json};
 use trainer::model_folder::ModelFolder;
 
@@ -113,4 +113,19 @@ fn a_configuration_keeps_what_is_not_ours() {
     let stop = made.settings.template.stop_ids(&made.tokenizer).unwrap();
     assert_eq!(written["eos_token_id"], json!(stop));
     assert_eq!(json_of(&dir.path().join("generation_config.json"))["eos_token_id"], json!(stop));
+}
+
+#[test]
+fn a_sliding_window_is_refused_where_it_would_hide_something() {
+    let read = |json: &Value| ModelConfig::from_json(json.to_string().as_bytes());
+    let mut mistral = config(Family::Mistral, false).to_json("float32");
+    assert_eq!(read(&mistral).unwrap().family, Family::Mistral);
+    mistral["sliding_window"] = json!(128);
+    let error = read(&mistral).unwrap_err().to_string();
+    assert!(error.contains("`sliding_window` is") && error.contains("128"), "{error}");
+    mistral["sliding_window"] = json!(4096);
+    read(&mistral).expect("a window as wide as the context hides nothing");
+    let mut qwen = config(Family::Qwen2, false).to_json("float32");
+    qwen["sliding_window"] = json!(128);
+    read(&qwen).expect("Qwen2 has a switch for it, which is off");
 }
