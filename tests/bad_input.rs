@@ -118,11 +118,18 @@ fn an_architecture_or_option_that_is_not_computed_is_named() {
     let good = config(Family::Llama, true).to_json("float32");
     let read = |json: &Value| ModelConfig::from_json(json.to_string().as_bytes());
     read(&good).unwrap();
-    let faults: [(&str, Value, &str); 16] = [
-        ("architectures", json!(["MistralForCausalLM"]), "LlamaForCausalLM, Qwen2ForCausalLM"),
+    let faults = [
+        ("architectures", json!(["GemmaForCausalLM"]), "LlamaForCausalLM, Qwen2ForCausalLM, MistralForCausalLM"),
+        ("quantization_config", json!({"quant_method": "gptq"}), "gptq"),
+        ("layer_types", json!(["full_attention", "sliding_attention"]), "sliding_attention"),
+        ("partial_rotary_factor", json!(0.5), "0.5"),
+        ("rope_theta", json!(-1), "more than 0"),
+        ("rope_scaling", json!("yarn"), "llama3"),
+        ("rope_scaling", json!({"factor": 4.0}), "rope_type"),
+        ("rope_scaling", json!({"rope_type": "dynamic", "factor": 4.0}), "dynamic"),
         ("hidden_act", json!("gelu"), "silu"),
         ("mlp_bias", json!(true), "false"),
-        ("attention_bias", json!(true), "false for Llama"),
+        ("attention_bias", json!(true), "false but for Qwen2"),
         ("use_sliding_window", json!(true), "false"),
         ("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}), "llama3"),
         ("rope_scaling", json!({"rope_type": "llama3", "factor": 4.0}), "low_freq_factor"),
@@ -200,7 +207,7 @@ fn a_self_test_that_finds_another_logit_token_or_layer_does_not_pass() {
 fn a_manifest_that_is_not_one_or_leaves_its_folder_is_refused() {
     let (good, files) = bundle();
     load_bundle(&good, &files).unwrap();
-    for bytes in [&b"{"[..], b"[]", b"null", b"{\"format\":\"cctuning-bundle/1\"}", b"\xff"] {
+    for bytes in [&b"{"[..], b"[]", b"null", b"{\"format\":\"cctuning-bundle/2\"}", b"\xff"] {
         assert_error(Manifest::parse(bytes), &["manifest.json"]);
     }
     let with = |change: &dyn Fn(&mut Value)| {
@@ -208,7 +215,9 @@ fn a_manifest_that_is_not_one_or_leaves_its_folder_is_refused() {
         change(&mut json);
         Manifest::parse(json.to_string().as_bytes())
     };
-    assert_error(with(&|m| m["format"] = "cctuning-bundle/2".into()), &["cctuning-bundle/2", "cctuning-bundle/1"]);
+    assert_error(with(&|m| m["format"] = "cctuning-bundle/1".into()), &["cctuning-bundle/1", "cctuning-bundle/2"]);
+    assert_error(with(&|m| m["files"][0]["bytes"] = json!(1u64 << 40)), &["manifest.json", "at most 33554432"]);
+    assert_error(with(&|m| m["files"][0] = m["files"][1].clone()), &["manifest.json", "listed twice"]);
     for path in [
         "../cc.safetensors",
         "/etc/passwd",
@@ -264,11 +273,13 @@ fn a_bundle_file_with_a_right_hash_and_wrong_content_is_named() {
     assert_error(with("golden.json", b"{}"), &["golden.json"]);
     assert_error(with("examples.json", b"[{}]"), &["examples.json"]);
     assert_error(with("tokenizer.json", b"{}"), &["tokenizer.json"]);
-    assert_error(with("cc.safetensors", b"xxxxxxxxxxxx"), &["cc.safetensors"]);
-    assert_error(with(TRANSFORM_FILE, &transform_file(&[0.0; 9], 3)), &["transform matrix", "32 x 32", "9"]);
+    let first = |part: &str| manifest["parts"][part][0].as_str().unwrap();
+    let (cc, transform) = (first("cc"), first("transform"));
+    assert_error(with(cc, b"xxxxxxxxxxxx"), &[cc]);
+    assert_error(with(transform, &transform_file(&[0.0; 9], 3)), &["transform matrix", "32 x 32", "9"]);
     let mut nan = vec![0.0; 32 * 32];
     nan[35] = f32::NAN;
-    assert_error(with(TRANSFORM_FILE, &transform_file(&nan, 32)), &["transform matrix", "row 1 column 3", "NaN"]);
+    assert_error(with(transform, &transform_file(&nan, 32)), &["transform matrix", "row 1 column 3", "NaN"]);
 }
 
 #[test]

@@ -238,6 +238,7 @@ fn training_on_real_rows_with_the_real_qwen_tokenizer_learns_and_its_export_give
         connection: ConnectionOptions::default(),
     };
     let folder = ModelFolder {
+        source_config: Default::default(),
         model: model(&config, 1),
         config,
         tokenizer: Tokenizer::from_json(&tokenizer_json).unwrap(),

@@ -1,126 +1,27 @@
-//! The web bundle, "cctuning-bundle/1": a folder whose `manifest.json` names every other file with its size and sha256.
+//! The web bundle, "cctuning-bundle/2": a folder whose `manifest.json` names every other file with its size and sha256.
 //! One bundle holds both models, the Transform Matrix, tokenizer, examples, and golden answers to test a device with.
+//!
+//! No file is larger than [`LARGEST_FILE`], each is of use alone, and they are taken one at a time in any order: a shard
+//! of weights holds whole tensors or rows of them. What both models have in common is stored once, in shards of both.
 
-use crate::chat::{AnchorRule, ChatTemplate, Prompt};
-use crate::checkpoint::{Checkpoint, Loading};
+use crate::chat::Prompt;
+use crate::checkpoint::{Checkpoint, Loading, ROWS};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::generate::{ConnectionOptions, Decoding, GenerateOptions, Source};
+use crate::generate::{Decoding, GenerateOptions, Source};
+pub use crate::manifest::{
+    Example, FORMAT, FileEntry, Golden, GoldenAnswer, LARGEST_FILE, Language, Manifest, Parts, hex,
+};
 use crate::model::CcModel;
 use crate::sampling::Sampling;
 use crate::tokenizer::Tokenizer;
-use crate::transform_matrix::{FoldedTransform, TransformMatrix};
+use crate::transform_matrix::{FoldedTransform, INTERCEPT_TENSOR, TRANSFORM_TENSOR, TransformMatrix};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// The value of `format` that this code reads.
-pub const FORMAT: &str = "cctuning-bundle/1";
 /// Largest difference from the golden logits that a device may show (f32 arithmetic, 8-bit weights made exact).
 pub const LOGIT_TOLERANCE: f32 = 2e-3;
-
-/// `manifest.json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Manifest {
-    /// Always [`FORMAT`].
-    pub format: String,
-    /// A name for people.
-    pub title: String,
-    /// Where the weights come from: command, seed, date-free.
-    pub origin: String,
-    /// The Hugging Face configuration of both models.
-    pub config: Value,
-    /// Chat template.
-    pub template: ChatTemplate,
-    /// Anchor rule the models were trained with.
-    pub anchor: AnchorRule,
-    /// The connection's choices the CC-Tuned model was trained with.
-    pub connection: ConnectionOptions,
-    /// Longest answer, in tokens.
-    pub max_new_tokens: usize,
-    /// Languages: code, own name.
-    pub languages: Vec<Language>,
-    /// Files of each part.
-    pub parts: Parts,
-    /// Every file with size and hash.
-    pub files: Vec<FileEntry>,
-}
-
-/// One language the bundle has examples for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Language {
-    /// ISO 639-1.
-    pub code: String,
-    /// Its name in itself.
-    pub name: String,
-}
-
-/// Which file holds what. Shards are safetensors; a tensor is in one of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parts {
-    /// Shards of the vanilla model.
-    pub vanilla: Vec<String>,
-    /// Shards of the CC-Tuned model.
-    pub cc: Vec<String>,
-    /// Safetensors with `transform_matrix`, f32.
-    pub transform: String,
-    /// `tokenizer.json`.
-    pub tokenizer: String,
-    /// [`Example`]s.
-    pub examples: String,
-    /// [`Golden`] answers.
-    pub golden: String,
-}
-
-/// One file of the bundle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileEntry {
-    /// Path inside the bundle.
-    pub path: String,
-    /// Size.
-    pub bytes: u64,
-    /// Lower-case hexadecimal.
-    pub sha256: String,
-}
-
-/// A held-out prompt with its answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Example {
-    /// ISO 639-1.
-    pub lang: String,
-    /// What a visitor would type.
-    pub prompt: String,
-    /// Its English twin.
-    pub english: String,
-    /// The right answer.
-    pub gold: String,
-}
-
-/// What both models must answer to a prompt, as computed by the exporter.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Golden {
-    /// ISO 639-1.
-    pub lang: String,
-    /// The prompt.
-    pub prompt: String,
-    /// Without connection.
-    pub vanilla: GoldenAnswer,
-    /// With the Transform Matrix.
-    pub cc: GoldenAnswer,
-}
-
-/// One model's answer to a golden prompt.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct GoldenAnswer {
-    /// Greedy tokens.
-    pub tokens: Vec<u32>,
-    /// Logits of the first token, whole vocabulary.
-    pub logits: Vec<f32>,
-    /// The layer the Decision Maker chose, counted from 0.
-    pub layer: Option<usize>,
-}
 
 /// The verdict of a device about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -135,65 +36,6 @@ pub struct SelfTest {
     pub tokens_equal: bool,
     /// Both hold.
     pub passed: bool,
-}
-
-impl Manifest {
-    /// Reads and checks a `manifest.json`.
-    ///
-    /// # Errors
-    /// Not JSON, another format, a path that leaves the folder, or a part that is not among the files.
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| Error::Manifest(e.to_string()))?;
-        if manifest.format != FORMAT {
-            return Err(Error::Manifest(format!("`format` is {:?}; this version reads {FORMAT:?}", manifest.format)));
-        }
-        for file in &manifest.files {
-            let strange =
-                |part: &str| part.is_empty() || part.starts_with('.') || part.contains(['\\', ':', '?', '#', '%']);
-            if file.path.split('/').any(strange) {
-                return Err(Error::Manifest(format!(
-                    "`files` names {:?}, which is not a plain path inside the bundle",
-                    file.path
-                )));
-            }
-        }
-        let Parts { vanilla, cc, transform, tokenizer, examples, golden } = &manifest.parts;
-        let named = vanilla.iter().chain(cc).chain([transform, tokenizer, examples, golden]);
-        for path in named {
-            if !manifest.files.iter().any(|file| file.path == *path) {
-                return Err(Error::Manifest(format!("`parts` names {path:?}, which `files` does not list")));
-            }
-        }
-        Ok(manifest)
-    }
-}
-
-impl FileEntry {
-    /// Describes a file.
-    pub fn of(path: &str, data: &[u8]) -> Self {
-        Self { path: path.into(), bytes: data.len() as u64, sha256: hex(&Sha256::digest(data)) }
-    }
-
-    /// Whether `data` is the file the manifest means.
-    ///
-    /// # Errors
-    /// Its size or hash is another; the error names the file.
-    pub fn verify(&self, data: &[u8]) -> Result<()> {
-        let found = Self::of(&self.path, data);
-        let reason = if found.bytes != self.bytes {
-            format!("expected {} bytes, found {}", self.bytes, found.bytes)
-        } else if found.sha256 != self.sha256 {
-            format!("expected sha256 {}, found {}", self.sha256, found.sha256)
-        } else {
-            return Ok(());
-        };
-        Err(Error::BundleFile { path: self.path.clone(), reason })
-    }
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A loaded bundle.
@@ -226,8 +68,8 @@ impl Bundle {
         for entry in &manifest.files {
             entry.verify(file(files, &entry.path)?)?;
         }
-        let mut loading = BundleLoading::new(manifest.clone(), device)?;
-        for entry in &manifest.files {
+        let mut loading = BundleLoading::new(manifest, device)?;
+        for entry in loading.files() {
             loading.add(&entry.path, file(files, &entry.path)?)?;
         }
         loading.finish()
@@ -321,7 +163,8 @@ pub struct BundleLoading {
     device: Device,
     vanilla: Loading,
     cc: Loading,
-    transform: Option<TransformMatrix>,
+    /// What the Transform Matrix is made of: values by tensor and first row.
+    transform: BTreeMap<String, BTreeMap<usize, Vec<f32>>>,
     tokenizer: Option<Tokenizer>,
     examples: Option<Vec<Example>>,
     golden: Option<Vec<Golden>>,
@@ -335,8 +178,13 @@ impl BundleLoading {
     pub fn new(manifest: Manifest, device: &Device) -> Result<Self> {
         let config = ModelConfig::from_json(manifest.config.to_string().as_bytes())?;
         let [vanilla, cc] = [(); 2].map(|()| Loading::new(CcModel::new(&config, device)));
-        let (transform, tokenizer, examples, golden) = (None, None, None, None);
+        let (transform, tokenizer, examples, golden) = (BTreeMap::new(), None, None, None);
         Ok(Self { manifest, config, device: device.clone(), vanilla, cc, transform, tokenizer, examples, golden })
+    }
+
+    /// The files to add, in the order that shows the least memory and the first faults; any other order does too.
+    pub fn files(&self) -> Vec<FileEntry> {
+        self.manifest.files.clone()
     }
 
     /// Takes one file that the caller has verified; its bytes may be dropped then.
@@ -346,16 +194,24 @@ impl BundleLoading {
     pub fn add(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
         let parts = &self.manifest.parts;
         let parse = |e: serde_json::Error| Error::BundleFile { path: path.into(), reason: e.to_string() };
-        if parts.vanilla.iter().any(|shard| shard == path) {
+        let holds = |shards: &[String]| shards.iter().any(|shard| shard == path);
+        if holds(&parts.vanilla) {
             self.vanilla.add(path, bytes)?;
         }
-        if parts.cc.iter().any(|shard| shard == path) {
+        if holds(&parts.cc) {
             self.cc.add(path, bytes)?;
         }
-        if parts.transform == path {
+        if holds(&parts.transform) {
             let mut checkpoint = Checkpoint::default();
             checkpoint.add(path, bytes)?;
-            self.transform = Some(checkpoint.transform_matrix(self.config.d_model, &self.device)?);
+            for name in checkpoint.names() {
+                let slice = name.rsplit_once(ROWS).and_then(|(base, start)| Some((base, start.parse().ok()?)));
+                let (base, start) = slice.unwrap_or((name, 0));
+                if ![TRANSFORM_TENSOR, INTERCEPT_TENSOR].contains(&base) {
+                    return Err(Error::UnexpectedTensor { name: name.into() });
+                }
+                self.transform.entry(base.into()).or_default().insert(start, checkpoint.read(name)?.1);
+            }
         }
         if parts.tokenizer == path {
             self.tokenizer = Some(Tokenizer::from_json(bytes)?);
@@ -376,10 +232,24 @@ impl BundleLoading {
     pub fn finish(self) -> Result<Bundle> {
         let missing = |path: &String| Error::BundleFile { path: path.clone(), reason: "missing".into() };
         let parts = &self.manifest.parts;
-        let transform = self.transform.ok_or_else(|| missing(&parts.transform))?;
         let tokenizer = self.tokenizer.ok_or_else(|| missing(&parts.tokenizer))?;
         let examples = self.examples.ok_or_else(|| missing(&parts.examples))?;
         let golden = self.golden.ok_or_else(|| missing(&parts.golden))?;
+        let d_model = self.config.d_model;
+        let mut transform = self.transform;
+        let mut values = |name: &str, width: usize| {
+            let mut values = Vec::new();
+            for (start, mut slice) in transform.remove(name)? {
+                // A gap leaves too few values, which is found below.
+                if values.len() == start.saturating_mul(width) {
+                    if values.is_empty() { values = slice } else { values.append(&mut slice) }
+                }
+            }
+            Some(values)
+        };
+        let intercept = values(INTERCEPT_TENSOR, 1);
+        let matrix = values(TRANSFORM_TENSOR, d_model).unwrap_or_default();
+        let transform = TransformMatrix::from_values(matrix, intercept, d_model, &self.device)?;
         let (vanilla, cc) = (self.vanilla.finish()?, self.cc.finish()?);
         Ok(Bundle {
             transform: transform.fold(cc.model.decision_maker()),

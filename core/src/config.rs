@@ -1,4 +1,4 @@
-//! `ModelConfig`: what a Hugging Face `config.json` says of a Llama or Qwen2 decoder. Knows nothing of tensors.
+//! `ModelConfig`: what a Hugging Face `config.json` says of a Llama, Qwen2 or Mistral decoder. Knows nothing of tensors.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,8 @@ pub enum Family {
     Llama,
     /// `Qwen2ForCausalLM` (Qwen2, Qwen2.5): biases on q, k and v.
     Qwen2,
+    /// `MistralForCausalLM` (v0.3): no sliding window.
+    Mistral,
 }
 
 /// Llama-3 frequency scaling (`rope_scaling` with `rope_type = "llama3"`).
@@ -88,6 +90,10 @@ struct HfConfig {
     mlp_bias: bool,
     #[serde(default)]
     use_sliding_window: bool,
+    sliding_window: Option<Value>,
+    layer_types: Option<Vec<String>>,
+    quantization_config: Option<Value>,
+    partial_rotary_factor: Option<f64>,
     hidden_act: Option<String>,
     eos_token_id: Option<Value>,
 }
@@ -106,7 +112,11 @@ impl ModelConfig {
         let family = match named.as_str() {
             "LlamaForCausalLM" | "llama" => Family::Llama,
             "Qwen2ForCausalLM" | "qwen2" => Family::Qwen2,
-            other => return unsupported("architectures", &other, "LlamaForCausalLM, Qwen2ForCausalLM"),
+            "MistralForCausalLM" | "mistral" => Family::Mistral,
+            other => {
+                let known = "LlamaForCausalLM, Qwen2ForCausalLM, MistralForCausalLM";
+                return unsupported("architectures", &other, known);
+            }
         };
         if hf.hidden_act.as_deref().is_some_and(|act| act != "silu") {
             return unsupported("hidden_act", &hf.hidden_act, "silu");
@@ -114,27 +124,45 @@ impl ModelConfig {
         if hf.mlp_bias {
             return unsupported("mlp_bias", &true, "false");
         }
-        if hf.attention_bias && family == Family::Llama {
-            return unsupported("attention_bias", &true, "false for Llama");
+        if hf.attention_bias && family != Family::Qwen2 {
+            return unsupported("attention_bias", &true, "false but for Qwen2");
+        }
+        if let Some(scheme) = hf.quantization_config.filter(|scheme| !scheme.is_null()) {
+            return unsupported("quantization_config", &scheme.to_string(), "none; take the unquantized weights");
+        }
+        if hf.partial_rotary_factor.is_some_and(|factor| factor != 1.0) {
+            return unsupported("partial_rotary_factor", &hf.partial_rotary_factor, "1");
+        }
+        if let Some(other) = hf.layer_types.iter().flatten().find(|kind| *kind != "full_attention") {
+            return unsupported("layer_types", other, "full_attention");
         }
         if hf.use_sliding_window {
             return unsupported("use_sliding_window", &true, "false");
         }
+        // Of the others' configurations only Mistral's means it without a switch; as wide as the context it hides nothing.
+        let window = hf.sliding_window.filter(|window| family == Family::Mistral && !window.is_null());
+        if let Some(window) = window.filter(|w| w.as_u64().is_none_or(|w| w < hf.max_position_embeddings as u64)) {
+            return unsupported("sliding_window", &window, "null, as in Mistral v0.3");
+        }
         let n_kv_heads = hf.num_key_value_heads.unwrap_or(hf.num_attention_heads);
+        // Far above what exists, and small enough that a damaged file cannot ask for all memory.
         let sizes = [
-            ("hidden_size", hf.hidden_size),
-            ("intermediate_size", hf.intermediate_size),
-            ("num_hidden_layers", hf.num_hidden_layers),
-            ("num_attention_heads", hf.num_attention_heads),
-            ("num_key_value_heads", n_kv_heads),
-            ("vocab_size", hf.vocab_size),
-            ("max_position_embeddings", hf.max_position_embeddings),
-            ("head_dim", hf.head_dim.unwrap_or(1)),
+            ("hidden_size", hf.hidden_size, 1 << 16),
+            ("intermediate_size", hf.intermediate_size, 1 << 20),
+            ("num_hidden_layers", hf.num_hidden_layers, 1 << 10),
+            ("num_attention_heads", hf.num_attention_heads, 1 << 10),
+            ("num_key_value_heads", n_kv_heads, 1 << 10),
+            ("vocab_size", hf.vocab_size, 1 << 22),
+            ("max_position_embeddings", hf.max_position_embeddings, 1 << 28),
+            ("head_dim", hf.head_dim.unwrap_or(1), 1 << 12),
         ];
-        for (key, value) in sizes {
-            if value == 0 || value > 1 << 24 {
-                return Err(Error::Config(format!("`{key}` is {value}; expected 1 to {}", 1 << 24)));
+        for (key, value, most) in sizes {
+            if value == 0 || value > most {
+                return Err(Error::Config(format!("`{key}` is {value}; expected 1 to {most}")));
             }
+        }
+        if !(hf.rms_norm_eps.is_finite() && hf.rms_norm_eps >= 0.0) {
+            return Err(Error::Config(format!("`rms_norm_eps` is {}; expected 0 or more", hf.rms_norm_eps)));
         }
         if hf.head_dim.is_none() && hf.hidden_size % hf.num_attention_heads != 0 {
             return Err(Error::Config(format!(
@@ -152,9 +180,15 @@ impl ModelConfig {
         if head_dim % 2 != 0 {
             return Err(Error::Config(format!("`head_dim` is {head_dim}; rotary embedding needs an even one")));
         }
+        if head_dim > 1 << 12 {
+            return Err(Error::Config(format!("`head_dim` is {head_dim}; expected 2 to {}", 1 << 12)));
+        }
         // Since version 5, transformers writes `rope_theta` and `rope_scaling` as one `rope_parameters`.
         let rope = hf.rope_parameters.or(hf.rope_scaling).filter(|value| !value.is_null());
         let rope_theta = rope.as_ref().and_then(|rope| rope.get("rope_theta")?.as_f64()).or(hf.rope_theta);
+        if let Some(theta) = rope_theta.filter(|theta| !(theta.is_finite() && *theta > 0.0)) {
+            return Err(Error::Config(format!("`rope_theta` is {theta}; expected more than 0")));
+        }
         let rope_scaling = rope.map(read_rope_scaling).transpose()?.flatten();
         Ok(Self {
             family,
@@ -184,6 +218,7 @@ impl ModelConfig {
         let (architecture, model_type) = match self.family {
             Family::Llama => ("LlamaForCausalLM", "llama"),
             Family::Qwen2 => ("Qwen2ForCausalLM", "qwen2"),
+            Family::Mistral => ("MistralForCausalLM", "mistral"),
         };
         let mut json = serde_json::json!({
             "architectures": [architecture],
@@ -203,6 +238,9 @@ impl ModelConfig {
             "eos_token_id": self.eos_token_ids,
             "torch_dtype": dtype,
         });
+        if self.family == Family::Mistral {
+            json["sliding_window"] = Value::Null;
+        }
         if let Some(scaling) = &self.rope_scaling {
             json["rope_scaling"] = serde_json::to_value(scaling).expect("plain numbers serialise");
             json["rope_scaling"]["rope_type"] = "llama3".into();
@@ -212,9 +250,29 @@ impl ModelConfig {
 }
 
 fn read_rope_scaling(value: Value) -> Result<Option<RopeScaling>> {
-    match value.get("rope_type").or(value.get("type")).and_then(Value::as_str).unwrap_or("") {
-        "default" => Ok(None),
-        "llama3" => serde_json::from_value(value).map_err(|e| Error::Config(format!("`rope_scaling`: {e}"))),
-        other => Err(Error::Config(format!("`rope_scaling.rope_type` is {other:?}; supported here: default, llama3"))),
+    let unsupported = |key: &str, found: &dyn core::fmt::Display, expected: &str| {
+        Err(Error::Config(format!("`rope_scaling.{key}` is {found}; supported here: {expected}")))
+    };
+    let Some(object) = value.as_object() else { return unsupported("rope_type", &value, "default, llama3") };
+    if let Some(factor) = object.get("partial_rotary_factor").filter(|factor| factor.as_f64() != Some(1.0)) {
+        return unsupported("partial_rotary_factor", factor, "1");
+    }
+    match object.get("rope_type").or(object.get("type")) {
+        None if object.keys().all(|key| key == "rope_theta" || key == "partial_rotary_factor") => Ok(None),
+        Some(kind) if kind == "default" => Ok(None),
+        Some(kind) if kind == "llama3" => {
+            let scaling: RopeScaling =
+                serde_json::from_value(value).map_err(|e| Error::Config(format!("`rope_scaling`: {e}")))?;
+            let RopeScaling { factor, low_freq_factor, high_freq_factor, original_max_positions } = scaling;
+            let positive = [factor, low_freq_factor, high_freq_factor, original_max_positions];
+            if positive.iter().any(|value| !(value.is_finite() && *value > 0.0)) || high_freq_factor <= low_freq_factor
+            {
+                return Err(Error::Config(format!(
+                    "`rope_scaling`: expected numbers above 0 and low_freq_factor below high_freq_factor, found {scaling:?}"
+                )));
+            }
+            Ok(Some(scaling))
+        }
+        other => unsupported("rope_type", other.unwrap_or(&Value::Null), "default, llama3"),
     }
 }

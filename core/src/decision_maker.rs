@@ -45,6 +45,11 @@ impl DecisionMaker {
         Self { weight: Initializer::Normal { mean: 0.0, std: 0.02 }.init([n_layers, d_model], device) }
     }
 
+    /// Makes fresh weights now, where they would be made when they are first read.
+    pub fn draw(&self) {
+        self.weight.val();
+    }
+
     /// `x W_DM`.
     ///
     /// # Shapes

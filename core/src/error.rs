@@ -48,6 +48,16 @@ pub enum Error {
         /// Name in the file.
         name: String,
     },
+    /// A checkpoint gives the same rows of a tensor more than once.
+    #[error("`{name}`: its rows {start} to {end} come a second time; every row belongs in one file")]
+    Repeated {
+        /// Hugging Face name.
+        name: String,
+        /// First of them.
+        start: usize,
+        /// Behind the last.
+        end: usize,
+    },
     /// tokenizer.json cannot be used, or a text cannot be tokenised.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -44,12 +44,15 @@ pub mod transform_matrix;
 #[cfg(feature = "fit")]
 pub mod least_squares;
 pub mod model;
+pub mod saving;
+pub mod stored;
 pub mod checkpoint;
 pub mod tokenizer;
 pub mod chat;
 pub mod sampling;
 pub mod connection;
 pub mod generate;
+pub mod manifest;
 pub mod bundle;
 
 pub use error::{Error, Result};

@@ -4,7 +4,6 @@
 use crate::demo::{Demo, serve};
 use crate::webdriver::{Browser, WITH_WEBGPU};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +13,6 @@ use xtask::suite;
 
 /// What the page may hold at most while it loads, in bytes.
 const MOST_MEMORY: u64 = 200_000_000;
-const LARGEST_SHARD: usize = 32 << 20;
 /// Big tables and wide layers, few of them: much to load, little to compute.
 const VOCAB: usize = 60_000;
 const WIDTH: usize = 512;
@@ -43,7 +41,7 @@ pub fn a_large_bundle_is_streamed() {
 
 /// Made once; what it is made of is part of the folder's name.
 fn large_bundle() -> PathBuf {
-    let folder = target_dir().join(format!("tmp/large-bundle-{VOCAB}-{WIDTH}-{INNER}-{LAYERS}"));
+    let folder = target_dir().join(format!("tmp/large-bundle-2-{VOCAB}-{WIDTH}-{INNER}-{LAYERS}"));
     if folder.join("manifest.json").is_file() {
         return folder;
     }
@@ -70,7 +68,6 @@ fn large_bundle() -> PathBuf {
         .output()
         .unwrap_or_else(|error| panic!("cannot start {}: {error}", suite::trainer().display()));
     assert!(output.status.success(), "`trainer export` failed: {}", String::from_utf8_lossy(&output.stderr));
-    into_shards(&work.join("bundle"));
     fs::rename(work.join("bundle"), &folder).expect("the finished bundle can be put in its place");
     fs::remove_dir_all(&work).expect("what it was made of can be removed");
     folder
@@ -128,62 +125,12 @@ fn write_model(folder: &Path, seed: u32) {
     write(&folder.join("model.safetensors"), &safetensors(&tensors));
 }
 
-/// Cuts each model of a bundle into files of [`LARGEST_SHARD`] at most.
-fn into_shards(bundle: &Path) {
-    let path = bundle.join("manifest.json");
-    let mut manifest: Value =
-        serde_json::from_slice(&fs::read(&path).expect("an export has a manifest")).expect("JSON");
-    for part in ["vanilla", "cc"] {
-        let whole = bundle.join(format!("{part}.safetensors"));
-        let mut shards: Vec<Vec<Stored>> = vec![Vec::new()];
-        for group in groups(&fs::read(&whole).expect("a model is one file")) {
-            let size = |tensors: &[Stored]| tensors.iter().map(|tensor| tensor.bytes.len() + 200).sum::<usize>();
-            let fits = shards.last().is_some_and(|shard| size(shard) + size(&group) <= LARGEST_SHARD);
-            match shards.last_mut() {
-                Some(shard) if fits => shard.extend(group),
-                _ => shards.push(group),
-            }
-        }
-        fs::remove_file(&whole).expect("the uncut file can be removed");
-        let files = manifest["files"].as_array_mut().expect("a manifest names its files");
-        files.retain(|file| file["path"] != format!("{part}.safetensors"));
-        let mut paths = Vec::new();
-        for (number, shard) in shards.iter().filter(|shard| !shard.is_empty()).enumerate() {
-            let (path, bytes) = (format!("{part}-{number}.safetensors"), safetensors(shard));
-            assert!(bytes.len() <= LARGEST_SHARD, "{path} has {} bytes", bytes.len());
-            let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-            files.push(json!({ "path": path, "bytes": bytes.len(), "sha256": sha256 }));
-            write(&bundle.join(&path), &bytes);
-            paths.push(path);
-        }
-        manifest["parts"][part] = json!(paths);
-    }
-    write(&path, manifest.to_string().as_bytes());
-}
-
 /// A tensor as it lies in a file.
 struct Stored {
     name: String,
     dtype: &'static str,
     shape: Vec<usize>,
     bytes: Vec<u8>,
-}
-
-/// The tensors of a file, each beside its scales.
-fn groups(file: &[u8]) -> Vec<Vec<Stored>> {
-    let length = u64::from_le_bytes(file[..8].try_into().expect("eight bytes")) as usize;
-    let header: Value = serde_json::from_slice(&file[8..8 + length]).expect("a safetensors header is JSON");
-    let tensor = |name: &str| {
-        let entry = header.get(name)?;
-        let offset = |at: usize| 8 + length + entry["data_offsets"][at].as_u64().expect("an offset") as usize;
-        let dtype = ["F32", "F16", "I8"].into_iter().find(|dtype| entry["dtype"] == *dtype).expect("a type of bundles");
-        let shape =
-            entry["shape"].as_array().into_iter().flatten().filter_map(Value::as_u64).map(|n| n as usize).collect();
-        Some(Stored { name: name.into(), dtype, shape, bytes: file[offset(0)..offset(1)].to_vec() })
-    };
-    let names = header.as_object().expect("a header is an object").keys();
-    let names = names.filter(|name| *name != "__metadata__" && !name.ends_with(".scale"));
-    names.map(|name| [tensor(name), tensor(&format!("{name}.scale"))].into_iter().flatten().collect()).collect()
 }
 
 fn safetensors(tensors: &[Stored]) -> Vec<u8> {

@@ -100,6 +100,9 @@ enum ExportVerb {
         out: PathBuf,
         #[arg(long, value_enum, default_value = "bf16")]
         dtype: Dtype,
+        /// Largest file of weights, as in 500MB or 4GB; more than one of them get an index
+        #[arg(long, default_value = "4GB", value_parser = shard_size)]
+        shard_size: usize,
     },
     /// Web bundle from a vanilla and a CC-Tuned folder (W_T fitted) of the same shape
     Bundle {
@@ -211,10 +214,10 @@ fn dispatch(verb: Verb) -> Result<bool> {
             let samples = samples(&recipe, &folder, &read_rows(&args.data)?)?;
             transplant(&args, &folder, samples, recipe.cc.seed, &Interrupt::install()?)
         }
-        Verb::Export(ExportVerb::Hf { folder, out, dtype }) => {
+        Verb::Export(ExportVerb::Hf { folder, out, dtype, shard_size }) => {
             let folder = hub::resolve(&folder)?;
             let loaded = ModelFolder::load(&folder, None, 0, &Device::flex())?;
-            loaded.save_model(&loaded.model, &out, dtype.into())?;
+            loaded.save_shards(&loaded.model, &out, dtype.into(), shard_size)?;
             if folder.join(TRANSFORM_FILE).exists() {
                 std::fs::copy(folder.join(TRANSFORM_FILE), out.join(TRANSFORM_FILE))?;
             }
@@ -226,6 +229,18 @@ fn dispatch(verb: Verb) -> Result<bool> {
         }
         Verb::Verify { folder } => crate::verify::verify(&folder),
     }
+}
+
+fn shard_size(text: &str) -> Result<usize, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[number.len()..].to_ascii_uppercase().as_str() {
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err("expected a number and KB, MB or GB, as in 500MB or 4GB".into()),
+    };
+    let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(unit)).filter(|&bytes| bytes > 0);
+    bytes.ok_or_else(|| format!("{number:?} is no whole number above 0"))
 }
 
 /// Some verbs are about what is shipped; a path would be ignored there, which nobody wants to find out later.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use cctuning::chat::{AnchorRule, ChatTemplate};
-use cctuning::checkpoint::{self, Checkpoint, Storage};
+use cctuning::checkpoint::{Checkpoint, Storage};
 use cctuning::config::ModelConfig;
 use cctuning::generate::ConnectionOptions;
 use cctuning::model::CcModel;
@@ -18,10 +18,11 @@ use cctuning::transform_matrix::{FoldedTransform, TransformMatrix};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use crate::weight_files::load_weights;
+use crate::weight_files::{self, SHARD_BYTES};
 use crate::{hub, jinja};
 
 pub const TRANSFORM_FILE: &str = "transform_matrix.safetensors";
-const INDEX_FILE: &str = "model.safetensors.index.json";
 const SETTINGS_FILE: &str = "cctuning.json";
 
 /// What `cctuning.json` says.
@@ -36,6 +37,8 @@ pub struct Settings {
 /// A model with everything needed to use it.
 pub struct ModelFolder {
     pub config: ModelConfig,
+    /// `config.json` as it was read, with what we do not use; null for a model that was made here.
+    pub source_config: Value,
     pub model: CcModel,
     pub tokenizer: Tokenizer,
     pub tokenizer_json: Vec<u8>,
@@ -58,6 +61,7 @@ impl ModelFolder {
     pub fn load(path: &Path, template: Option<ChatTemplate>, seed: u64, device: &Device) -> Result<Self> {
         let path = &hub::resolve(path)?;
         let config = load_config(path)?;
+        let source_config = serde_json::from_slice(&read(path, "config.json")?)?;
         let tokenizer_json = read(path, "tokenizer.json")?;
         let tokenizer = Tokenizer::from_json(&tokenizer_json).with_context(|| path.display().to_string())?;
         if tokenizer.vocab_size() > config.vocab_size {
@@ -94,13 +98,14 @@ impl ModelFolder {
             true => Some(load_transform(path, config.d_model, device)?),
             false => None,
         };
-        Ok(Self { config, model, tokenizer, tokenizer_json, settings, transform })
+        Ok(Self { config, source_config, model, tokenizer, tokenizer_json, settings, transform })
     }
 
     /// The same folder around another model of the same shape.
     pub fn with_model(&self, model: CcModel) -> Result<Self> {
         Ok(Self {
             config: self.config.clone(),
+            source_config: self.source_config.clone(),
             model,
             tokenizer: Tokenizer::from_json(&self.tokenizer_json)?,
             tokenizer_json: self.tokenizer_json.clone(),
@@ -111,6 +116,11 @@ impl ModelFolder {
 
     /// Writes `model`, of this folder's shape, with this folder's tokenizer and settings into `path`.
     pub fn save_model(&self, model: &CcModel, path: &Path, storage: Storage) -> Result<()> {
+        self.save_shards(model, path, storage, SHARD_BYTES)
+    }
+
+    /// As [`Self::save_model`], in files of at most `shard_bytes`.
+    pub fn save_shards(&self, model: &CcModel, path: &Path, storage: Storage, shard_bytes: usize) -> Result<()> {
         let dtype = match storage {
             Storage::F32 | Storage::Q8 => "float32",
             Storage::Bf16 => "bfloat16",
@@ -119,18 +129,12 @@ impl ModelFolder {
         let stop = self.settings.template.stop_ids(&self.tokenizer)?;
         let mut config = self.config.clone();
         config.eos_token_ids.clone_from(&stop);
-        let weights = checkpoint::save(model, storage)?;
         // What belongs to the weights that stood here must not be taken for a part of these.
-        for former in [TRANSFORM_FILE, "transform.json", INDEX_FILE] {
-            match fs::remove_file(path.join(former)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot remove {}", path.join(former).display()));
-                }
-                _ => {}
-            }
+        for former in [TRANSFORM_FILE, "transform.json"] {
+            weight_files::remove(&path.join(former))?;
         }
-        write(path, "model.safetensors", &weights)?;
-        write_json(path, "config.json", &config.to_json(dtype))?;
+        weight_files::save_weights(model, path, storage, shard_bytes)?;
+        write_json(path, "config.json", &merged(&self.source_config, config.to_json(dtype), dtype))?;
         write_json(path, "generation_config.json", &json!({ "eos_token_id": stop, "do_sample": false }))?;
         write_json(path, SETTINGS_FILE, &serde_json::to_value(&self.settings)?)?;
         write(path, "tokenizer.json", &self.tokenizer_json)?;
@@ -152,28 +156,22 @@ pub fn load_config(path: &Path) -> Result<ModelConfig> {
     ModelConfig::from_json(&read(path, "config.json")?).with_context(|| path.display().to_string())
 }
 
-/// Reads the weights of a folder: `model.safetensors`, or the shards that its index names.
-pub fn load_weights(path: &Path, config: &ModelConfig, seed: u64, device: &Device) -> Result<CcModel> {
-    let files = match fs::read(path.join(INDEX_FILE)) {
-        Err(_) => vec!["model.safetensors".to_string()],
-        Ok(index) => {
-            let index: Value =
-                serde_json::from_slice(&index).with_context(|| path.join(INDEX_FILE).display().to_string())?;
-            let map =
-                index["weight_map"].as_object().context("model.safetensors.index.json: no `weight_map` object")?;
-            let mut shards: Vec<String> = map.values().filter_map(Value::as_str).map(String::from).collect();
-            shards.sort();
-            shards.dedup();
-            shards
+/// What `source` said, and over it what we know.
+fn merged(source: &Value, ours: Value, dtype: &str) -> Value {
+    let mut merged = source.as_object().cloned().unwrap_or_default();
+    let Value::Object(mut ours) = ours else { return ours };
+    if merged.contains_key("rope_parameters") {
+        // The newer spelling of these two.
+        for old in ["rope_theta", "rope_scaling"] {
+            ours.remove(old);
         }
-    };
-    let bytes = files.iter().map(|file| read(path, file)).collect::<Result<Vec<_>>>()?;
-    let mut checkpoint = Checkpoint::default();
-    for (file, bytes) in files.iter().zip(&bytes) {
-        checkpoint.add(&path.join(file).display().to_string(), bytes)?;
     }
-    device.seed(seed);
-    checkpoint::load(CcModel::new(config, device), &checkpoint).with_context(|| path.display().to_string())
+    if merged.contains_key("dtype") {
+        ours.remove("torch_dtype");
+        ours.insert("dtype".into(), dtype.into());
+    }
+    merged.extend(ours);
+    Value::Object(merged)
 }
 
 /// Reads the Transform Matrix of a folder.

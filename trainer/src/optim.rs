@@ -5,13 +5,16 @@
 //! Hugging Face name.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
 use anyhow::Result;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Distribution, FloatDType, Gradients as Tape, Tensor, TensorData};
-use cctuning::checkpoint::{Checkpoint, DECISION_MAKER, Path, Storage, save_tensors};
+use cctuning::checkpoint::{Checkpoint, DECISION_MAKER, Path, Storage};
 use cctuning::model::CcModel;
+use cctuning::saving::{self, Outgoing};
 
+use crate::mapped::Mapped;
 use crate::precision::Precision;
 use crate::recipe::Optim;
 
@@ -192,28 +195,38 @@ impl AdamW {
         }
     }
 
-    /// The moments as a safetensors file, names behind `m.` and `v.`.
-    pub fn save(&self) -> Result<Vec<u8>> {
-        let flat = |prefix: &str, name: &str, moment: &Tensor<1>| {
-            let values: Vec<f32> = moment.to_data().iter::<f32>().collect();
-            (format!("{prefix}.{name}"), vec![values.len()], values)
+    /// Writes the moments as a safetensors file, names behind `m.` and `v.`, in the precision they are kept in.
+    ///
+    /// # Errors
+    /// `out` fails.
+    pub fn save(&self, out: &mut dyn Write) -> io::Result<()> {
+        let storage = match self.moments_in {
+            Precision::F32 => Storage::F32,
+            Precision::Bf16 => Storage::Bf16,
         };
-        let tensors = self.moments.iter().flat_map(|(name, (m, v))| [flat("m", name, m), flat("v", name, v)]).collect();
-        Ok(save_tensors(tensors, Storage::F32)?)
+        let outgoing = |name: String, moment: &Tensor<1>| Outgoing::on_device(&name, moment.clone(), false);
+        let tensors = self.moments.iter();
+        let tensors: Vec<Outgoing> = tensors
+            .flat_map(|(name, (m, v))| [outgoing(format!("m.{name}"), m), outgoing(format!("v.{name}"), v)])
+            .collect();
+        saving::write(&tensors, storage, out)
     }
 
     /// Takes up the moments of [`Self::save`] after `steps` steps.
-    pub fn resume(&mut self, file: &str, bytes: &[u8], steps: usize, device: &Device) -> Result<()> {
+    pub fn resume(&mut self, file: &std::path::Path, steps: usize, device: &Device) -> Result<()> {
+        let mapped = Mapped::open(file)?;
         let mut checkpoint = Checkpoint::default();
-        checkpoint.add(file, bytes)?;
+        checkpoint.add(&file.display().to_string(), &mapped)?;
         let tensor = |name: String| -> Result<Tensor<1>> {
             let (shape, values) = checkpoint.read(&name)?;
-            Ok(Tensor::from_data(TensorData::new(values, shape), device))
+            checkpoint.bytes(&name).into_iter().for_each(|used| mapped.release(used));
+            Ok(self.moments_in.round(Tensor::from_data(TensorData::new(values, shape), device)))
         };
+        let mut moments = BTreeMap::new();
         for name in checkpoint.names().filter_map(|name| name.strip_prefix("m.")) {
-            let moments = (tensor(format!("m.{name}"))?, tensor(format!("v.{name}"))?);
-            self.moments.insert(name.into(), moments);
+            moments.insert(name.into(), (tensor(format!("m.{name}"))?, tensor(format!("v.{name}"))?));
         }
+        self.moments = moments;
         self.steps = steps as i32;
         Ok(())
     }

@@ -61,6 +61,14 @@ impl Progress {
         self.show(done, format!("{} {done}/{} {what}  ETA {}", self.label, self.total, HumanDuration(left)));
     }
 
+    /// Reports that `done` bytes are done.
+    pub fn bytes(&mut self, done: usize) {
+        let gb = |bytes: usize| bytes as f64 / 1e9;
+        let per_second = gb(done) / self.started.elapsed().as_secs_f64().max(1e-9);
+        let line = format!("{} {:.2} of {:.2} GB  {per_second:.2} GB/s", self.label, gb(done), gb(self.total));
+        self.show(done, line);
+    }
+
     fn show(&mut self, done: usize, line: String) {
         match &self.bar {
             Some(bar) => {

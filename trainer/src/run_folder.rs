@@ -50,13 +50,18 @@ pub fn write_atomically(dir: &Path, name: &str, fill: impl FnOnce(&Path) -> Resu
 
 /// Writes one file whole; readers see the old content or the new.
 pub fn write_file_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    stream_file_atomically(path, |out| out.write_all(bytes))
+}
+
+/// Writes one file whole, from what `fill` has to say as it goes.
+pub fn stream_file_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let (dir, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default().to_string_lossy());
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     let writing = dir.join(format!("{WRITING}{name}"));
     let write = || -> io::Result<()> {
         fs::create_dir_all(dir)?;
         let mut file = File::create(&writing)?;
-        file.write_all(bytes)?;
+        fill(&mut file)?;
         file.sync_all()
     };
     write().with_context(|| format!("cannot write {}", path.display()))?;

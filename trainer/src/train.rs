@@ -23,7 +23,7 @@ use crate::optim::{AdamW, Stepped};
 use crate::plan;
 use crate::progress::Progress;
 use crate::recipe::{Data, Recipe};
-use crate::run_folder::{self, write_file_atomically};
+use crate::run_folder::{self, stream_file_atomically, write_file_atomically};
 use crate::sample::Sample;
 use crate::schedule;
 use crate::step::{ConnectionStats, Method, step};
@@ -100,8 +100,7 @@ pub fn train(
             );
         }
         folder.model = load_weights(&checkpoint, &folder.config, optim.seed, &device)?;
-        let file = checkpoint.join(OPTIMIZER_FILE);
-        optimizer.resume(&file.display().to_string(), &fs::read(&file)?, state.step, &device)?;
+        optimizer.resume(&checkpoint.join(OPTIMIZER_FILE), state.step, &device)?;
         done = state.step;
     }
     // Only now: a refused run must not overwrite the recipe of the one that stands here.
@@ -169,7 +168,7 @@ pub fn train(
 fn save(folder: &ModelFolder, optimizer: &AdamW, state: &State, checkpoints: &Path) -> Result<()> {
     run_folder::write_atomically(checkpoints, &format!("step-{}", state.step), |path| {
         folder.save_model(&folder.model, path, Storage::F32)?;
-        fs::write(path.join(OPTIMIZER_FILE), optimizer.save()?)?;
+        stream_file_atomically(&path.join(OPTIMIZER_FILE), |out| optimizer.save(out))?;
         fs::write(path.join(STATE_FILE), serde_json::to_vec(state)?)?;
         Ok(())
     })?;

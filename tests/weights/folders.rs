@@ -1,0 +1,131 @@
+//! Folders of weights on the disk.
+
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::Device;
+use cctuning::chat::ChatTemplate;
+use cctuning::checkpoint::Storage;
+use cctuning::config::{Family, ModelConfig};
+use serde_json::{Value, json};
+use trainer::model_folder::ModelFolder;
+
+use crate::small_model::{config, folder, tensors};
+
+const INDEX: &str = "model.safetensors.index.json";
+
+fn load(path: &Path) -> anyhow::Result<ModelFolder> {
+    ModelFolder::load(path, None, 0, &Device::flex())
+}
+
+fn files(path: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name.starts_with("model"));
+    names.sort();
+    names
+}
+
+fn json_of(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_folder_in_shards_is_the_folder_in_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = folder(config(Family::Qwen2, false), ChatTemplate::PLAIN, 1);
+    made.save_shards(&made.model, dir.path(), Storage::F32, 40_000).unwrap();
+    let sharded = files(dir.path());
+    assert!(sharded.len() > 3 && sharded.contains(&INDEX.to_string()), "{sharded:?}");
+    let mut bytes = 0;
+    for shard in sharded.iter().filter(|name| *name != INDEX) {
+        assert!(shard.ends_with(&format!("-of-{:05}.safetensors", sharded.len() - 1)), "{shard}");
+        let size = fs::metadata(dir.path().join(shard)).unwrap().len();
+        assert!(size <= 40_000, "{shard} has {size} bytes");
+        bytes += size;
+    }
+    let index = json_of(&dir.path().join(INDEX));
+    let total = index["metadata"]["total_size"].as_u64().unwrap();
+    assert!(total < bytes && total > bytes * 9 / 10, "{total} of {bytes}");
+    assert_eq!(tensors(&load(dir.path()).unwrap().model), tensors(&made.model));
+    // What stood there before is not taken for a part of what is written next.
+    made.save_model(&made.model, dir.path(), Storage::F32).unwrap();
+    assert_eq!(files(dir.path()), ["model.safetensors"]);
+    assert_eq!(tensors(&load(dir.path()).unwrap().model), tensors(&made.model));
+}
+
+#[test]
+fn what_is_wrong_with_an_index_is_said_before_anything_is_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = folder(config(Family::Llama, false), ChatTemplate::PLAIN, 1);
+    made.save_shards(&made.model, dir.path(), Storage::F32, 40_000).unwrap();
+    let good = json_of(&dir.path().join(INDEX));
+    let refused = |index: &str, parts: &[&str]| {
+        fs::write(dir.path().join(INDEX), index).unwrap();
+        let error = format!("{:#}", load(dir.path()).map(|_| ()).expect_err("a wrong index was accepted"));
+        for part in parts {
+            assert!(error.contains(part), "expected {part} in: {error}");
+        }
+    };
+    let with = |tensor: &str, file: Value, parts: &[&str]| {
+        let mut index = good.clone();
+        match file {
+            Value::Null => drop(index["weight_map"].as_object_mut().unwrap().remove(tensor)),
+            file => index["weight_map"][tensor] = file,
+        }
+        refused(&index.to_string(), &[parts, &[INDEX]].concat());
+    };
+    let shards = files(dir.path());
+    let norm = "model.norm.weight";
+    let home = good["weight_map"][norm].as_str().unwrap();
+    let other = shards.iter().find(|name| *name != home && *name != INDEX).unwrap();
+    refused("{", &[INDEX]);
+    refused("{}", &[INDEX, "weight_map"]);
+    refused(r#"{"weight_map": {}}"#, &[INDEX, "empty"]);
+    with(norm, json!("../model.safetensors"), &[norm, "beside the index"]);
+    with(norm, json!(7), &[norm, "7"]);
+    with(norm, json!("model-00009-of-00009.safetensors"), &["model-00009-of-00009.safetensors"]);
+    with(norm, json!(other), &[norm, other]);
+    with(norm, Value::Null, &[norm, home, "does not name"]);
+    with("model.extra.weight", json!(home), &["model.extra.weight", home, "does not hold it"]);
+    fs::write(dir.path().join(INDEX), good.to_string()).unwrap();
+    load(dir.path()).unwrap();
+    fs::remove_file(dir.path().join(other)).unwrap();
+    refused(&good.to_string(), &[other]);
+}
+
+#[test]
+fn a_configuration_keeps_what_is_not_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = folder(config(Family::Qwen2, true), ChatTemplate::PLAIN, 1);
+    made.save_model(&made.model, dir.path(), Storage::F32).unwrap();
+    let path = dir.path().join("config.json");
+    let mut source = json_of(&path);
+    for (key, value) in [("initializer_range", json!(0.02)), ("bos_token_id", json!(3)), ("eos_token_id", json!(9))] {
+        source[key] = value;
+    }
+    fs::write(&path, source.to_string()).unwrap();
+    let again = load(dir.path()).unwrap();
+    again.save_model(&again.model, dir.path(), Storage::Bf16).unwrap();
+    let written = json_of(&path);
+    assert_eq!((&written["initializer_range"], &written["bos_token_id"]), (&json!(0.02), &json!(3)));
+    assert_eq!(written["torch_dtype"], "bfloat16");
+    let stop = made.settings.template.stop_ids(&made.tokenizer).unwrap();
+    assert_eq!(written["eos_token_id"], json!(stop));
+    assert_eq!(json_of(&dir.path().join("generation_config.json"))["eos_token_id"], json!(stop));
+}
+
+#[test]
+fn a_sliding_window_is_refused_where_it_would_hide_something() {
+    let read = |json: &Value| ModelConfig::from_json(json.to_string().as_bytes());
+    let mut mistral = config(Family::Mistral, false).to_json("float32");
+    assert_eq!(read(&mistral).unwrap().family, Family::Mistral);
+    mistral["sliding_window"] = json!(128);
+    let error = read(&mistral).unwrap_err().to_string();
+    assert!(error.contains("`sliding_window` is") && error.contains("128"), "{error}");
+    mistral["sliding_window"] = json!(4096);
+    read(&mistral).expect("a window as wide as the context hides nothing");
+    let mut qwen = config(Family::Qwen2, false).to_json("float32");
+    qwen["sliding_window"] = json!(128);
+    read(&qwen).expect("Qwen2 has a switch for it, which is off");
+}

@@ -1,0 +1,86 @@
+//! What we export, `transformers` computes as we do. It is installed by the first run that asks for it, under `target/`:
+//! `CCTUNING_TRANSFORMERS=1 cargo test --release -p trainer --no-default-features --test weights hugging_face`
+//! (torch for the CPU, about 200 MB from PyPI and PyTorch's own index). A machine that has both already names its Python:
+//! `CCTUNING_TRANSFORMERS=/path/to/python`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use burn::tensor::Device;
+use cctuning::chat::ChatTemplate;
+use cctuning::checkpoint::Storage;
+use cctuning::config::Family;
+use cctuning::model::TokenBatch;
+use serde_json::Value;
+use trainer::model_folder::ModelFolder;
+
+use crate::small_model::{assert_close, config, folder, values};
+
+/// A Python with torch and transformers, or none and a sentence that says why.
+fn python() -> Option<PathBuf> {
+    let Ok(asked) = std::env::var("CCTUNING_TRANSFORMERS") else {
+        eprintln!("skipped: set CCTUNING_TRANSFORMERS=1 to install transformers under target/ and compare with it");
+        return None;
+    };
+    if asked != "1" {
+        return Some(asked.into());
+    }
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/transformers");
+    let python = place.join("bin/python");
+    let works = |python: &Path| {
+        let import = Command::new(python).args(["-c", "import torch, transformers"]).output();
+        import.is_ok_and(|output| output.status.success())
+    };
+    if !works(&python) {
+        let run = |command: &mut Command| command.status().is_ok_and(|status| status.success());
+        let pip =
+            |packages: &[&str]| run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages));
+        let installed = run(Command::new("python3").args(["-m", "venv"]).arg(&place))
+            && (pip(&["torch", "--index-url", "https://download.pytorch.org/whl/cpu"]) || pip(&["torch"]))
+            && pip(&["transformers>=4.56", "numpy"]);
+        if !installed || !works(&python) {
+            eprintln!("skipped: torch and transformers could not be installed into {}", place.display());
+            return None;
+        }
+    }
+    Some(python)
+}
+
+#[test]
+fn an_exported_folder_has_the_same_logits_for_us_and_for_transformers() {
+    let Some(python) = python() else { return };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/weights/logits.py");
+    let ids: Vec<u32> = (0..24).map(|at| at * 37 % 250).collect();
+    let cases = [
+        (Family::Llama, ChatTemplate::PLAIN, true, Storage::F32, usize::MAX),
+        (Family::Qwen2, ChatTemplate::PLAIN, false, Storage::F32, 40_000),
+        (Family::Qwen2, ChatTemplate::PLAIN, true, Storage::Bf16, usize::MAX),
+        (Family::Mistral, ChatTemplate::PLAIN, false, Storage::F16, usize::MAX),
+    ];
+    for (family, template, tied, storage, shard_bytes) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let made = folder(config(family, tied), template, 5);
+        made.save_shards(&made.model, dir.path(), storage, shard_bytes).unwrap();
+        let ours = ModelFolder::load(dir.path(), None, 0, &Device::flex()).unwrap();
+        let batch = TokenBatch::new(&[&ids], &Device::flex());
+        let logits = values(&ours.model.logits(ours.model.forward(&batch, None).squeeze_dim(0)));
+        let output = Command::new(&python)
+            .arg(&script)
+            .arg(dir.path())
+            .arg(format!("{ids:?}"))
+            .env("HF_HUB_OFFLINE", "1")
+            .output()
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", python.display()));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let theirs: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let number = |value: &Value| value.as_f64().unwrap() as f32;
+        let expected: Vec<f32> = theirs["logits"].as_array().unwrap().iter().map(number).collect();
+        assert_close(&logits, &expected, 1e-4, &format!("{family:?}, tied {tied}, {storage:?}"));
+        let stop = made.settings.template.stop_ids(&made.tokenizer).unwrap();
+        assert_eq!(theirs["stop"], serde_json::json!(stop));
+        if storage == Storage::F32 {
+            let before = values(&made.model.logits(made.model.forward(&batch, None).squeeze_dim(0)));
+            assert_close(&logits, &before, 0.0, "reloaded by us");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Proves that weights go in and out whole: in files, slices, shards and bundles, with `transformers` as a witness; and
+//! that nothing damaged does harm.
+
+#[path = "../small_model.rs"]
+mod small_model;
+
+mod bundles;
+mod folders;
+mod hugging_face;
+mod memory;
+mod mutations;
+mod streaming;

@@ -1,0 +1,57 @@
+//! What loading holds: hardly more than what is loaded.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use burn::tensor::Device;
+use cctuning::chat::ChatTemplate;
+use cctuning::checkpoint::Storage;
+use cctuning::config::{Family, ModelConfig};
+use trainer::model_folder::ModelFolder;
+
+use crate::small_model::{config, folder};
+
+/// Names the folder to the process of its own in which memory is measured.
+const FOLDER: &str = "CCTUNING_TEST_LOADED_FOLDER";
+
+fn kilobytes(of: &str) -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(of)).unwrap();
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn loading_peaks_at_115_percent_of_what_is_loaded() {
+    if !Path::new("/proc/self/status").exists() {
+        eprintln!("skipped: memory is read from Linux's /proc");
+        return;
+    }
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        // Asked for once, so that the pool of threads and the tables of the device are there before.
+        let before = kilobytes("VmRSS");
+        let loaded = ModelFolder::load(Path::new(&folder), None, 0, &Device::flex()).unwrap();
+        println!("grown by {} kB", kilobytes("VmHWM") - before);
+        drop(loaded);
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let shape =
+        ModelConfig { d_model: 512, d_ff: 2048, vocab_size: 16_000, n_layers: 8, ..config(Family::Llama, true) };
+    let made = folder(shape, ChatTemplate::PLAIN, 1);
+    made.save_shards(&made.model, dir.path(), Storage::Bf16, 30_000_000).unwrap();
+    let stored = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap());
+    let stored = stored.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "safetensors"));
+    // bf16 there, f32 here.
+    let loaded: u64 = stored.map(|entry| entry.metadata().unwrap().len() * 2 / 1024).sum();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "memory::loading_peaks_at_115_percent_of_what_is_loaded", "--nocapture"])
+        .env(FOLDER, dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let grown = text.split("grown by ").nth(1).and_then(|rest| rest.split(' ').next()).expect("what it grew by");
+    let grown: u64 = grown.parse().unwrap();
+    assert!(grown * 10 > loaded * 9, "{grown} kB of {loaded} kB: not all was loaded");
+    assert!(grown * 100 <= loaded * 115, "{grown} kB for {loaded} kB of weights");
+}
