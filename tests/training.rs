@@ -107,8 +107,20 @@ fn the_same_seed_writes_the_same_log_and_weights_twice_and_another_seed_does_not
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_goes_on_to_the_same_losses_and_weights() {
+    goes_on("optim.moments=f32");
+}
+
+/// The chance in the rounding is drawn anew by the resumed process.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_with_moments_in_bf16_goes_on_to_the_same_losses_and_weights() {
+    goes_on("optim.moments=bf16");
+}
+
+#[cfg(unix)]
+fn goes_on(moments: &str) {
     let dir = workplace();
-    let more = ["optim.epochs=60"];
+    let more = ["optim.epochs=60", moments];
     finished(train(dir.path(), "cc", "whole", &more));
     let out = dir.path().join("cut");
     let mut stops = 0;

