@@ -89,7 +89,8 @@ impl Questions {
                 asked.push(at);
             }
         }
-        let asked = asked.into_iter().enumerate().filter(|(at, _)| at % shards == shard).map(|(_, item)| item).collect();
+        let asked =
+            asked.into_iter().enumerate().filter(|(at, _)| at % shards == shard).map(|(_, item)| item).collect();
         Ok(Self { all, asked })
     }
 }
@@ -201,7 +202,10 @@ fn finish(out: &Path, items: &[&Item], run: &Value) -> Result<()> {
     let by_id: BTreeMap<&str, &Record> = records.iter().map(|record| (record.id.as_str(), record)).collect();
     let mut lines = Vec::new();
     for item in items {
-        serde_json::to_writer(&mut lines, by_id.get(item.id.as_str()).with_context(|| format!("{}: no answer", item.id))?)?;
+        serde_json::to_writer(
+            &mut lines,
+            by_id.get(item.id.as_str()).with_context(|| format!("{}: no answer", item.id))?,
+        )?;
         lines.push(b'\n');
     }
     write_file_atomically(&out.join(ITEMS_FILE), &lines)?;
@@ -218,7 +222,8 @@ fn finish(out: &Path, items: &[&Item], run: &Value) -> Result<()> {
     for (metric, ids) in &unreachable {
         println!("{metric}: the gold answer itself does not score 100 in {} of the items", ids.len());
     }
-    let title = format!("{}, source {}", run["model"].as_str().unwrap_or_default(), run["source"].as_str().unwrap_or_default());
+    let title =
+        format!("{}, source {}", run["model"].as_str().unwrap_or_default(), run["source"].as_str().unwrap_or_default());
     let json = |value: &Value| serde_json::to_string_pretty(value);
     write_file_atomically(&out.join("summary.md"), results::markdown(&cells, &title).as_bytes())?;
     write_file_atomically(&out.join("summary.csv"), results::csv(&cells).as_bytes())?;
@@ -293,8 +298,10 @@ fn description(
 fn fingerprint(path: &Path) -> Result<String> {
     const SAMPLES: u64 = 64;
     let path = crate::hub::resolve(path)?;
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>().with_context(|| path.display().to_string())?;
+    let mut files: Vec<PathBuf> = fs::read_dir(&path)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()
+        .with_context(|| path.display().to_string())?;
     files.retain(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
     files.sort();
     let mut hash = Sha256::new();

@@ -28,8 +28,7 @@ pub enum Benchmark {
 }
 
 impl Benchmark {
-    pub const ALL: [Self; 6] =
-        [Self::Xnli, Self::XStoryCloze, Self::Mmmlu, Self::Mkqa, Self::Xquad, Self::XlSum];
+    pub const ALL: [Self; 6] = [Self::Xnli, Self::XStoryCloze, Self::Mmmlu, Self::Mkqa, Self::Xquad, Self::XlSum];
 
     /// The name of its folder.
     pub fn name(self) -> &'static str {
@@ -95,12 +94,7 @@ pub fn load(folder: &Path, benchmark: Benchmark, langs: &[String]) -> Result<Vec
     let answers = either(&root, ["ans_sample", "ans"])?;
     let there = languages(&prompts)?;
     for lang in langs {
-        ensure!(
-            there.contains(lang),
-            "{}: no language {lang:?}; there are {}",
-            prompts.display(),
-            there.join(", ")
-        );
+        ensure!(there.contains(lang), "{}: no language {lang:?}; there are {}", prompts.display(), there.join(", "));
     }
     let mut faults = Vec::new();
     let english_of_all = match there.iter().any(|lang| lang == "en") {

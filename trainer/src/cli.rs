@@ -67,8 +67,10 @@ enum Verb {
         /// The model folder, or org/name[@revision] on the Hub
         folder: PathBuf,
         /// JSON-lines triples
-        #[arg(long)]
-        data: PathBuf,
+        #[arg(long, required_unless_present = "benchmarks", conflicts_with = "benchmarks")]
+        data: Option<PathBuf>,
+        #[command(flatten)]
+        benchmarks: Box<BenchmarkArgs>,
         #[arg(long, value_enum, default_value = "none")]
         source: SourceArg,
         #[command(flatten)]

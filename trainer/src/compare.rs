@@ -32,12 +32,18 @@ pub struct CompareArgs {
 pub fn run(args: &CompareArgs) -> Result<()> {
     let found = comparisons(&args.a, &args.b)?;
     if args.json {
-        let named: Vec<_> = found.iter().map(|(name, comparison)| serde_json::json!({"metric": name, "comparison": comparison})).collect();
+        let named: Vec<_> = found
+            .iter()
+            .map(|(name, comparison)| serde_json::json!({"metric": name, "comparison": comparison}))
+            .collect();
         println!("{}", serde_json::to_string_pretty(&named)?);
         return Ok(());
     }
     let shown = |value: f64| format!("{:.1}", 100.0 * value);
-    println!("{:<34}{:>7}{:>8}{:>8}{:>9}  {:<17}{:>8}{:>8}{:>10}", "metric", "n", "A", "B", "B - A", "95 % interval", "only A", "only B", "McNemar p");
+    println!(
+        "{:<34}{:>7}{:>8}{:>8}{:>9}  {:<17}{:>8}{:>8}{:>10}",
+        "metric", "n", "A", "B", "B - A", "95 % interval", "only A", "only B", "McNemar p"
+    );
     for (name, Comparison { n, a, b, difference, mcnemar }) in &found {
         let interval = format!("[{:+.1}, {:+.1}]", 100.0 * difference.low, 100.0 * difference.high);
         let [only_a, only_b, p] = match mcnemar {
@@ -45,7 +51,11 @@ pub fn run(args: &CompareArgs) -> Result<()> {
             None => ["-", "-", "-"].map(String::from),
         };
         let difference = format!("{:+.1}", 100.0 * difference.mean);
-        println!("{name:<34}{n:>7}{:>8}{:>8}{difference:>9}  {interval:<17}{only_a:>8}{only_b:>8}{p:>10}", shown(*a), shown(*b));
+        println!(
+            "{name:<34}{n:>7}{:>8}{:>8}{difference:>9}  {interval:<17}{only_a:>8}{only_b:>8}{p:>10}",
+            shown(*a),
+            shown(*b)
+        );
     }
     Ok(())
 }

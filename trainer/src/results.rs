@@ -140,9 +140,12 @@ fn tables(cells: &[Cell]) -> Vec<(String, Vec<String>, Vec<Vec<String>>)> {
             let mut row = vec![cell.lang.clone(), cell.n.to_string()];
             for metric in &metrics {
                 let measured = cell.metrics.get(metric);
-                row.push(measured.map_or("-".into(), |Measured { estimate: Estimate { mean, low, high, .. }, .. }| {
-                    format!("{} [{}, {}]", percent(*mean), percent(*low), percent(*high))
-                }));
+                row.push(measured.map_or(
+                    "-".into(),
+                    |Measured { estimate: Estimate { mean, low, high, .. }, .. }| {
+                        format!("{} [{}, {}]", percent(*mean), percent(*low), percent(*high))
+                    },
+                ));
                 if choice && !metric.ends_with(scorers::LOGLIK) {
                     row.push(measured.and_then(|measured| measured.unparsable).map_or("-".into(), percent));
                 }

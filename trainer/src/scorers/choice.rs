@@ -22,9 +22,7 @@ pub fn first_option<'o>(answer: &str, options: &[&'o str]) -> Option<&'o str> {
 
 /// The one option that the answer contains in parentheses, half- or full-width.
 pub fn parenthesised<'o>(answer: &str, options: &[&'o str]) -> Option<&'o str> {
-    the_only_one(options, |option| {
-        answer.contains(&format!("({option})")) || answer.contains(&format!("（{option}）"))
-    })
+    the_only_one(options, |option| answer.contains(&format!("({option})")) || answer.contains(&format!("（{option}）")))
 }
 
 fn the_only_one<'o>(options: &[&'o str], contained: impl Fn(&str) -> bool) -> Option<&'o str> {

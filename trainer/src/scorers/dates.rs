@@ -15,19 +15,50 @@ const MONTHS: [(&str, [&str; 12]); 8] = [
     ("ru", ["янв", "фев", "мар", "апр", "ма", "июн", "июл", "авг", "сен", "окт", "ноя", "дек"]),
     (
         "ar",
-        [
-            "يناير", "فبراير", "مارس", "أبريل", "مايو", "يونيو", "يوليو", "أغسطس", "سبتمبر", "أكتوبر", "نوفمبر", "ديسمبر",
-        ],
+        ["يناير", "فبراير", "مارس", "أبريل", "مايو", "يونيو", "يوليو", "أغسطس", "سبتمبر", "أكتوبر", "نوفمبر", "ديسمبر"],
     ),
     // The names of the Levant.
-    ("ar", ["كانون الثاني", "شباط", "آذار", "نيسان", "أيار", "حزيران", "تموز", "آب", "أيلول", "تشرين الأول", "تشرين الثاني", "كانون الأول"]),
+    (
+        "ar",
+        [
+            "كانون الثاني",
+            "شباط",
+            "آذار",
+            "نيسان",
+            "أيار",
+            "حزيران",
+            "تموز",
+            "آب",
+            "أيلول",
+            "تشرين الأول",
+            "تشرين الثاني",
+            "كانون الأول",
+        ],
+    ),
     // Vietnamese may write them out; its digits, and those of Chinese, Japanese and Korean, are read as numbers.
-    ("vi", ["tháng một", "tháng hai", "tháng ba", "tháng tư", "tháng năm", "tháng sáu", "tháng bảy", "tháng tám", "tháng chín", "tháng mười", "tháng mười một", "tháng mười hai"]),
+    (
+        "vi",
+        [
+            "tháng một",
+            "tháng hai",
+            "tháng ba",
+            "tháng tư",
+            "tháng năm",
+            "tháng sáu",
+            "tháng bảy",
+            "tháng tám",
+            "tháng chín",
+            "tháng mười",
+            "tháng mười một",
+            "tháng mười hai",
+        ],
+    ),
 ];
 
 static ISO: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(\d{4})-(\d{2})-(\d{2})$"));
 static LEADING: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(-?\d+(?:\.\d+)?)(?:\s|$)"));
-static NUMBER: LazyLock<Regex> = LazyLock::new(|| pattern(r"\d+(?:[.,\u{a0}\u{202f} ]\d{3}\b)+(?:[.,]\d+)?|\d+(?:[.,]\d+)?"));
+static NUMBER: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"\d+(?:[.,\u{a0}\u{202f} ]\d{3}\b)+(?:[.,]\d+)?|\d+(?:[.,]\d+)?"));
 static WHOLE: LazyLock<Regex> = LazyLock::new(|| pattern(r"\d+"));
 
 fn pattern(text: &str) -> Regex {
@@ -101,7 +132,9 @@ fn dates(lang: &str, text: &str) -> Vec<(u32, u32, u32)> {
     for window in parts.windows(3) {
         let [(_, _, a), (_, _, b), (_, _, c)] = window else { continue };
         match (a, b, c) {
-            (&Part::Number(day), &Part::Month(month), &Part::Number(year)) if year > 31 => found.push((year, month, day)),
+            (&Part::Number(day), &Part::Month(month), &Part::Number(year)) if year > 31 => {
+                found.push((year, month, day))
+            }
             (&Part::Number(year), &Part::Month(month), &Part::Number(day)) => found.push((year, month, day)),
             (&Part::Month(month), &Part::Number(day), &Part::Number(year)) => found.push((year, month, day)),
             (&Part::Number(a), &Part::Number(b), &Part::Number(c)) if a > 31 => found.push((a, b, c)),

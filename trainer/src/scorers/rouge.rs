@@ -58,9 +58,8 @@ fn google(text: &str) -> Vec<String> {
 /// What ends a word: punctuation, and the symbols of ASCII.
 static BETWEEN: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"[\p{P}\p{Cc}[\p{S}&&\p{ascii}]]").expect("a pattern that is written here"));
-static SEGMENT: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"\p{Han}|\p{N}+|[^\s\p{Han}\p{N}]+").expect("a pattern that is written here")
-});
+static SEGMENT: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\p{Han}|\p{N}+|[^\s\p{Han}\p{N}]+").expect("a pattern that is written here"));
 
 fn xlsum(lang: &str, text: &str) -> Vec<String> {
     let stemmer = match lang {
@@ -88,14 +87,48 @@ const HINDI: [(usize, &[&str]); 5] = [
     (
         4,
         &[
-            "ाएगी", "ाएगा", "ाओगी", "ाओगे", "एंगी", "ेंगी", "एंगे", "ेंगे", "ूंगी", "ूंगा", "ातीं", "नाओं", "नाएं", "ताओं", "ताएं", "ियाँ", "ियों",
+            "ाएगी",
+            "ाएगा",
+            "ाओगी",
+            "ाओगे",
+            "एंगी",
+            "ेंगी",
+            "एंगे",
+            "ेंगे",
+            "ूंगी",
+            "ूंगा",
+            "ातीं",
+            "नाओं",
+            "नाएं",
+            "ताओं",
+            "ताएं",
+            "ियाँ",
+            "ियों",
             "ियां",
         ],
     ),
     (
         3,
         &[
-            "ाकर", "ाइए", "ाईं", "ाया", "ेगी", "ेगा", "ोगी", "ोगे", "ाने", "ाना", "ाते", "ाती", "ाता", "तीं", "ाओं", "ाएं", "ुओं", "ुएं", "ुआं",
+            "ाकर",
+            "ाइए",
+            "ाईं",
+            "ाया",
+            "ेगी",
+            "ेगा",
+            "ोगी",
+            "ोगे",
+            "ाने",
+            "ाना",
+            "ाते",
+            "ाती",
+            "ाता",
+            "तीं",
+            "ाओं",
+            "ाएं",
+            "ुओं",
+            "ुएं",
+            "ुआं",
         ],
     ),
     (2, &["कर", "ाओ", "िए", "ाई", "ाए", "ने", "नी", "ना", "ते", "ीं", "ती", "ता", "ाँ", "ां", "ों", "ें"]),
