@@ -9,9 +9,14 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use cctuning::chat::{AnchorRule, ChatTemplate};
+use cctuning::config::Family;
 use serde_json::Value;
 use shared_data::shared;
+use trainer::answers::{answer_loss, main_tokens};
 use trainer::benchmarks::{Benchmark, Item, load};
+use trainer::results::read_records;
+use trainer::sample::Sample;
 use trainer::scorers::{self, choice, containment, dates, rouge};
 use trainer::statistics::{compare, estimate, mcnemar};
 
@@ -280,6 +285,31 @@ fn a_killed_evaluation_goes_on_to_what_an_uninterrupted_one_says() {
     let compared: Value = serde_json::from_str(&compared).unwrap();
     let names: Vec<&str> = compared.as_array().unwrap().iter().map(|one| one["metric"].as_str().unwrap()).collect();
     assert!(names.contains(&"XNLI acc_paper") && names.contains(&"XNLI/sw acc_loglik"), "{names:?}");
+}
+
+#[test]
+fn the_likeliest_option_is_the_one_whose_tokens_cost_the_least() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    small_model::write_folder(&dir.join("model"), 1);
+    write_benchmarks(&dir.join("sets"));
+    succeed(dir, "eval model --benchmarks sets --benchmark XNLI --set eval.max_new_tokens=2 --out out");
+    let folder = small_model::folder(small_model::config(Family::Llama, true), ChatTemplate::PLAIN, 1);
+    let items = load(&dir.join("sets"), Benchmark::Xnli, &[]).unwrap();
+    for (item, record) in items.iter().zip(read_records(&dir.join("out/items.jsonl")).unwrap()) {
+        assert_eq!(item.id, record.id);
+        let cost = |option: &&&str| {
+            let rule = AnchorRule::LastPrompt;
+            let prompt = folder.settings.template.render(&folder.tokenizer, &item.prompt, rule).unwrap();
+            let answer = folder.tokenizer.encode(option).unwrap();
+            let (id, lang, english) = (item.id.clone(), item.lang.clone(), prompt.clone());
+            let sample = Sample { id, lang, prompt, english, answer };
+            let tokens = main_tokens(&folder.model, &[&sample]);
+            answer_loss(&folder.model, &[&sample], &tokens, None).into_scalar::<f32>()
+        };
+        let likeliest = Benchmark::Xnli.options().iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap();
+        assert_eq!(record.scores["loglik"].extracted.as_deref(), Some(*likeliest), "{}", item.id);
+    }
 }
 
 #[test]

@@ -325,7 +325,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The token of each option; a benchmark is absent when one of its options takes several tokens.
 fn labels(folder: &ModelFolder) -> Result<BTreeMap<Benchmark, Vec<u32>>> {
-    let mut labels = BTreeMap::new();
+    let (mut labels, mut left_out) = (BTreeMap::new(), Vec::new());
     for benchmark in Benchmark::ALL.into_iter().filter(|benchmark| !benchmark.options().is_empty()) {
         let ids: Vec<Vec<u32>> = benchmark
             .options()
@@ -334,7 +334,12 @@ fn labels(folder: &ModelFolder) -> Result<BTreeMap<Benchmark, Vec<u32>>> {
             .collect::<cctuning::Result<_>>()?;
         if ids.iter().all(|ids| ids.len() == 1) {
             labels.insert(benchmark, ids.concat());
+        } else {
+            left_out.push(benchmark.name());
         }
+    }
+    if !left_out.is_empty() {
+        println!("no {LOGLIK} for {}: this tokenizer cuts an option into several tokens", left_out.join(", "));
     }
     Ok(labels)
 }
