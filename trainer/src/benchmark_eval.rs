@@ -2,7 +2,7 @@
 //!
 //! The only room of the evaluation that knows tensors; rules, statistics and files have their own.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -151,7 +151,7 @@ pub fn evaluate(
     let mut left = Vec::new();
     for &at in &questions.asked {
         let item = &questions.all[at];
-        if known.contains(item.id.as_str()) || !items.iter().any(|one| std::ptr::eq(*one, item)) {
+        if known.contains(item.id.as_str()) || (options.source == Source::Parallel && item.english.is_none()) {
             continue;
         }
         let prompt = render(&item.prompt).with_context(|| item.id.clone())?;
@@ -169,7 +169,7 @@ pub fn evaluate(
         println!("{} of {} items are answered already", done.len(), items.len());
     }
 
-    let labels = labels(folder)?;
+    let labels = labels(folder, &left)?;
     let transform = folder.folded_transform();
     let mut file = OpenOptions::new().create(true).append(true).open(out.join(ITEMS_FILE))?;
     let mut progress = Progress::new("eval", items.len(), done.len());
@@ -324,9 +324,10 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// The token of each option; a benchmark is absent when one of its options takes several tokens.
-fn labels(folder: &ModelFolder) -> Result<BTreeMap<Benchmark, Vec<u32>>> {
+fn labels(folder: &ModelFolder, left: &[Asked]) -> Result<BTreeMap<Benchmark, Vec<u32>>> {
     let (mut labels, mut left_out) = (BTreeMap::new(), Vec::new());
-    for benchmark in Benchmark::ALL.into_iter().filter(|benchmark| !benchmark.options().is_empty()) {
+    let asked: BTreeSet<Benchmark> = left.iter().map(|asked| asked.item.benchmark).collect();
+    for benchmark in asked.into_iter().filter(|benchmark| !benchmark.options().is_empty()) {
         let ids: Vec<Vec<u32>> = benchmark
             .options()
             .iter()

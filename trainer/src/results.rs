@@ -77,7 +77,8 @@ pub struct Measured {
 /// Cells by benchmark and language, in the order of the items. Items without a record count as not asked.
 pub fn cells(items: &[Item], records: &[Record]) -> Vec<Cell> {
     let by_id: BTreeMap<&str, &Record> = records.iter().map(|record| (record.id.as_str(), record)).collect();
-    let mut groups: Vec<(Benchmark, &str, Vec<(&Item, &Record)>)> = Vec::new();
+    type Group<'a> = (Benchmark, &'a str, Vec<(&'a Item, &'a Record)>);
+    let mut groups: Vec<Group> = Vec::new();
     for item in items {
         let Some(&record) = by_id.get(item.id.as_str()) else { continue };
         match groups.iter_mut().find(|(benchmark, lang, _)| *benchmark == item.benchmark && *lang == item.lang) {
