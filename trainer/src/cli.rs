@@ -12,6 +12,8 @@ use cctuning::checkpoint::Storage;
 use cctuning::generate::Source;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::benchmark_eval::{BenchmarkArgs, Questions};
+use crate::compare::{self, CompareArgs};
 use crate::data::{Row, read_rows};
 use crate::export::Content;
 use crate::fit::Reading;
@@ -23,7 +25,7 @@ use crate::sample::{Renderer, Sample};
 use crate::step::Method;
 use crate::train::{Ended, describe};
 use crate::transplant::{TransplantArgs, transplant};
-use crate::{corpus, device, evaluate, export, fit, generate, hub, interrupt, plan, pretrain, train};
+use crate::{benchmark_eval, corpus, device, evaluate, export, fit, generate, hub, interrupt, plan, pretrain, train};
 
 /// The shipped base checkpoint knows the held-out facts of this corpus in English only.
 const CORPUS_SEED: u64 = 2506;
@@ -65,13 +67,17 @@ enum Verb {
         /// The model folder, or org/name[@revision] on the Hub
         folder: PathBuf,
         /// JSON-lines triples
-        #[arg(long)]
-        data: PathBuf,
+        #[arg(long, required_unless_present = "benchmarks", conflicts_with = "benchmarks")]
+        data: Option<PathBuf>,
+        #[command(flatten)]
+        benchmarks: Box<BenchmarkArgs>,
         #[arg(long, value_enum, default_value = "none")]
         source: SourceArg,
         #[command(flatten)]
         recipe: RecipeArgs,
     },
+    /// Compare two evaluations of the benchmarks, item by item
+    Compare(CompareArgs),
     /// Answer one prompt, streaming
     Generate(GenerateArgs),
     /// Pass activations between all layers of English and other prompts (XTransplant) and map what that changes
@@ -206,7 +212,10 @@ fn dispatch(verb: Verb) -> Result<bool> {
             Ok(true)
         }
         Verb::Fit { folder, curve, recipe } => fit_folder(&folder, &recipe.load()?, curve),
-        Verb::Eval { folder, data, source, recipe } => eval_folder(&folder, &data, source.into(), &recipe.load()?),
+        Verb::Eval { folder, data, benchmarks, source, recipe } => {
+            eval_folder(&folder, data.as_deref(), &benchmarks, source.into(), &recipe.load()?)
+        }
+        Verb::Compare(args) => compare::run(&args).map(|()| true),
         Verb::Generate(args) => generate::generate(&args).map(|()| true),
         Verb::Transplant { args, recipe } => {
             let recipe = recipe.load()?;
@@ -333,12 +342,26 @@ fn fit_folder(path: &Path, recipe: &Recipe, curve: bool) -> Result<bool> {
     Ok(true)
 }
 
-fn eval_folder(path: &Path, data: &Path, source: Source, recipe: &Recipe) -> Result<bool> {
+fn eval_folder(
+    path: &Path,
+    data: Option<&Path>,
+    asked: &BenchmarkArgs,
+    source: Source,
+    recipe: &Recipe,
+) -> Result<bool> {
+    // Before the weights are read: a wrong name should not cost a minute.
+    let questions = asked.benchmarks.as_ref().map(|folder| Questions::load(folder, asked)).transpose()?;
     let mut folder = ModelFolder::load(path, recipe.model.template.named(), 0, &announce())?;
     if recipe.cc.connection() != Recipe::default().cc.connection() {
         // The folder says how the model was trained; whoever names something else wants that.
         folder.settings.connection = recipe.cc.connection();
     }
+    if let Some(questions) = questions {
+        let options = crate::run::options(recipe, &folder, source)?;
+        let out = asked.out.as_deref().unwrap_or(&recipe.run.out);
+        return benchmark_eval::evaluate((path, &folder), &questions, &options, recipe, out, &Interrupt::install()?);
+    }
+    let data = data.context("--data or --benchmarks says what to ask")?;
     let samples = evaluate::at_most(recipe.eval.limit, samples(recipe, &folder, &read_rows(data)?)?);
     let mut prompts: Vec<(&Prompt, &Prompt)> = samples.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
     if source == Source::Shuffled {

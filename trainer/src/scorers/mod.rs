@@ -1,0 +1,98 @@
+//! Rules that judge an answer, by name; all that fit a benchmark are reported beside each other.
+//!
+//! Text in, numbers out: no model, no files. The log-likelihood of the options is the only rule that needs a model, which
+//! is asked elsewhere.
+
+pub mod choice;
+pub mod containment;
+pub mod dates;
+pub mod rouge;
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use crate::benchmarks::{Benchmark, Item};
+
+/// The rule that compares what the model holds for likely instead of what it says.
+pub const LOGLIK: &str = "loglik";
+
+/// What one rule says of one answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// What the rule read in the answer; nothing when it could not read any.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub extracted: Option<String>,
+    /// From 0 to 1.
+    pub score: f64,
+}
+
+impl Judgement {
+    fn of_option(extracted: Option<&str>, gold: &str) -> Self {
+        Self { score: f64::from(extracted == Some(gold)), extracted: extracted.map(String::from) }
+    }
+
+    fn of_score(score: f64) -> Self {
+        Self { extracted: None, score }
+    }
+}
+
+/// The rules of a benchmark that judge text, the one to be looked at first at the front.
+pub fn rules(benchmark: Benchmark) -> &'static [&'static str] {
+    match benchmark {
+        Benchmark::Xnli | Benchmark::XStoryCloze | Benchmark::Mmmlu => &["paper", "first_option", "parenthesised"],
+        Benchmark::Mkqa => &["paper", "numeric_date", "f1"],
+        Benchmark::Xquad => &["paper", "f1"],
+        Benchmark::XlSum => &["xlsum", "google", "unicode", "char"],
+    }
+}
+
+/// How a rule's number is called in results: the kind of number, then the rule.
+pub fn metric(benchmark: Benchmark, rule: &str) -> String {
+    match (benchmark, rule) {
+        (_, "f1") => "f1".into(),
+        (Benchmark::XlSum, _) => format!("rougeL_{rule}"),
+        (Benchmark::Mkqa | Benchmark::Xquad, _) => format!("contains_{rule}"),
+        _ => format!("acc_{rule}"),
+    }
+}
+
+/// True when the rule reads an option, so that it can fail to.
+pub fn reads_options(benchmark: Benchmark, rule: &str) -> bool {
+    !benchmark.options().is_empty() && rule != LOGLIK
+}
+
+/// Every rule of the item's benchmark on an answer.
+pub fn judge(item: &Item, answer: &str) -> BTreeMap<String, Judgement> {
+    let options = item.benchmark.options();
+    let one = |rule: &str| match (item.benchmark, rule) {
+        (Benchmark::Xnli | Benchmark::XStoryCloze | Benchmark::Mmmlu, _) => {
+            let extracted = match rule {
+                "paper" => choice::only_option(answer, options),
+                "first_option" => choice::first_option(answer, options),
+                _ => choice::parenthesised(answer, options),
+            };
+            Judgement::of_option(extracted, &item.gold[0])
+        }
+        (Benchmark::XlSum, _) => Judgement::of_score(rouge::rouge_l(rule, &item.lang, &item.gold[0], answer)),
+        (_, "f1") => Judgement::of_score(containment::best_f1(&item.lang, &item.gold, answer)),
+        (_, "numeric_date") => Judgement::of_score(f64::from(dates::contains(&item.lang, &item.gold, answer))),
+        _ => Judgement::of_score(f64::from(containment::contains(&item.gold, answer))),
+    };
+    rules(item.benchmark).iter().map(|&rule| (rule.to_string(), one(rule))).collect()
+}
+
+/// The rules under which an item's own gold answer, as the file writes it, does not score 1.
+pub fn unreachable(item: &Item) -> Vec<String> {
+    let judged = judge(item, &item.gold[0]);
+    judged.into_iter().filter(|(_, judgement)| judgement.score < 1.0).map(|(rule, _)| rule).collect()
+}
+
+static PUNCTUATION: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\p{P}").expect("a pattern that is written here"));
+
+/// The text in lower case, without what Unicode calls punctuation.
+pub(crate) fn bare(text: &str) -> String {
+    PUNCTUATION.replace_all(&text.to_lowercase(), "").into_owned()
+}
