@@ -6,7 +6,7 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
-use trainer::data::{Row, read_rows};
+use trainer::data::{Columns, Format, Reading, Row, read_rows, read_rows_as};
 
 const GOOD: &str = r#"{"id":"a","task":"qa","lang":"es","instruction":"¿Qué?","instruction_en":"What?","output":"Eso","extra":{"output":1}}"#;
 
@@ -87,9 +87,9 @@ fn all_faults_are_found_in_one_pass_with_line_and_column() {
             "rows.jsonl:1:49: `instruction`: expected a non-empty string, found an empty one",
             "rows.jsonl:1:82: `output`: expected a non-empty string, found a number",
             "rows.jsonl:3:83: `output`: expected a non-empty string, found a list",
-            "rows.jsonl:4:11: expected one JSON object: expected `,` or `}`",
+            "rows.jsonl:4:11: expected one JSON object, found broken JSON (expected `,` or `}`)",
             "rows.jsonl:5:1: expected one JSON object per line, found '['",
-            "`output`: expected a non-empty string, found nothing",
+            "`output`: expected a non-empty string, found null",
         ],
     );
     assert!(!message.contains("rows.jsonl:2:"), "{message}");
@@ -159,6 +159,161 @@ fn a_line_cut_or_changed_anywhere_never_panics() {
 fn a_missing_or_empty_file_is_an_error_with_its_name() {
     assert!(format!("{:#}", read_rows(Path::new("no/such.jsonl")).unwrap_err()).contains("no/such.jsonl"));
     assert_fault("\n\n", &["rows.jsonl", "found none"]);
+}
+
+fn read_with(name: &str, bytes: impl AsRef<[u8]>, reading: &Reading) -> anyhow::Result<Vec<Row>> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join(name);
+    std::fs::write(&file, bytes)?;
+    read_rows_as(&file, reading)
+}
+
+fn swahili() -> Reading {
+    Reading { lang: "sw".into(), ..Reading::default() }
+}
+
+#[test]
+fn every_container_gives_the_same_rows() {
+    let lines = format!("{GOOD}\n{GOOD}\n");
+    let expected = read(&lines).unwrap();
+    let list = format!("\u{feff}[\n  {GOOD},\n{}\n]\n", GOOD.replace(",\"task\"", ",\n \"task\""));
+    assert_eq!(read_as("rows.json", list.as_bytes()).unwrap(), expected);
+    assert_eq!(read_as("rows.json", lines.as_bytes()).unwrap(), expected, "lines in a .json file");
+    assert_eq!(read_as("rows.json.gz", &zip(list.as_bytes())).unwrap(), expected);
+    assert_eq!(read_as("rows.jsonl.zst", &zstd::encode_all(lines.as_bytes(), 1).unwrap()).unwrap(), expected);
+    assert_eq!(read_as("rows.parquet", &table()).unwrap(), expected[..1]);
+}
+
+/// `GOOD` as a table of one row.
+fn table() -> Vec<u8> {
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    let names = ["id", "task", "lang", "instruction", "instruction_en", "output", "output_en"];
+    let columns: String = names.iter().map(|name| format!("optional binary {name} (UTF8); ")).collect();
+    let schema = parquet::schema::parser::parse_message_type(&format!("message rows {{ {columns} }}")).unwrap();
+    let mut writer =
+        parquet::file::writer::SerializedFileWriter::new(Vec::new(), schema.into(), Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    for value in ["a", "qa", "es", "¿Qué?", "What?", "Eso", ""] {
+        let mut column = group.next_column().unwrap().unwrap();
+        let (values, levels) = if value.is_empty() { (vec![], [0]) } else { (vec![ByteArray::from(value)], [1]) };
+        column.typed::<ByteArrayType>().write_batch(&values, Some(&levels), None).unwrap();
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.into_inner().unwrap()
+}
+
+#[test]
+fn every_format_is_told_by_its_first_record() {
+    let expected = |id: &str| Row { id: id.into(), task: String::new(), ..read(GOOD).unwrap().remove(0) };
+    let spanish = Reading { lang: "es".into(), ..Reading::default() };
+    for text in [
+        r#"{"instruction":"¿Qué?","instruction_en":"What?","output":"Eso"}"#,
+        r#"{"instruction":"¿Qué?","input":"","instruction_en":"What?","output":"Eso"}"#,
+        r#"{"messages":[{"role":"user","content":"¿Qué?"},{"role":"assistant","content":"Eso"}],"instruction_en":"What?"}"#,
+        r#"{"conversations":[{"from":"human","value":"¿Qué?"},{"from":"gpt","value":"Eso"}],"instruction_en":"What?"}"#,
+    ] {
+        assert_eq!(read_with("rows.jsonl", text, &spanish).unwrap(), [expected("line 1")], "{text}");
+        let error = format!("{:#}", read(text).unwrap_err());
+        assert!(error.contains("`lang`: expected a non-empty string (or set data.lang), found nothing"), "{error}");
+    }
+    let alpaca = r#"{"instruction":"Add","input":"1 2","output":"3","lang":"en"}"#;
+    assert_eq!(read(alpaca).unwrap()[0].instruction, "Add\n1 2");
+    let named = Reading { format: Format::Ours, ..Reading::default() };
+    assert_eq!(read_with("rows.jsonl", alpaca, &named).unwrap()[0].instruction, "Add");
+}
+
+#[test]
+fn named_columns_take_the_place_of_ours() {
+    let columns = Columns {
+        instruction: Some("question".into()),
+        instruction_en: Some("question_en".into()),
+        output: Some("answer".into()),
+        ..Columns::default()
+    };
+    let reading = Reading { columns, ..swahili() };
+    let row = r#"{"question":"Nini?","question_en":"What?","answer":"Hiki","output":7}"#;
+    let rows = read_with("rows.jsonl", row, &reading).unwrap();
+    assert_eq!((rows[0].instruction.as_str(), rows[0].output.as_str()), ("Nini?", "Hiki"));
+    let error = format!("{:#}", read_with("rows.jsonl", row.replace("\"Hiki\"", "7"), &reading).unwrap_err());
+    assert!(error.contains("`answer`: expected a non-empty string, found a number"), "{error}");
+}
+
+#[test]
+fn a_fault_inside_a_conversation_is_named_by_its_path_and_place() {
+    let text = concat!(
+        "[\n {\"messages\": [{\"role\": \"user\", \"content\": \"a\"},\n",
+        "  {\"role\": \"robot\", \"content\": 3}], \"instruction_en\": \"a\"},\n",
+        " {\"messages\": [], \"instruction_en\": \"a\"}]"
+    );
+    let error = format!("{:#}", read_with("rows.json", text, &swahili()).unwrap_err());
+    for part in [
+        "rows.json:3:12: `messages[1].role`: expected \"assistant\", found \"robot\"",
+        "rows.json:3:32: `messages[1].content`: expected a non-empty string, found a number",
+        "rows.json:4:15: `messages`: expected one user turn and one assistant turn, found 0 turns",
+    ] {
+        assert!(error.contains(part), "expected {part:?} in: {error}");
+    }
+}
+
+#[test]
+fn a_list_cut_anywhere_is_an_error_with_its_place() {
+    let list = format!("[{GOOD},\n{GOOD}]");
+    for length in 1..list.len() {
+        let error = read_as("rows.json", &list.as_bytes()[..length]).expect_err("a cut list must be refused");
+        assert!(format!("{error:#}").contains("rows.json:"), "{length}: {error:#}");
+    }
+    let error = format!("{:#}", read_as("rows.json", format!("[{GOOD} {GOOD}]").as_bytes()).unwrap_err());
+    assert!(error.contains("expected `,` or `]` after an element of the list, found '{'"), "{error}");
+}
+
+#[test]
+fn ten_thousand_mutated_files_of_each_format_never_panic() {
+    use rand::{RngExt, SeedableRng};
+    let chat = r#"{"messages":[{"role":"user","content":"¿Qué?"},{"role":"assistant","content":"Eso"}],"lang":"es","instruction_en":"What?"}"#;
+    let alpaca = r#"{"instruction":"¿Qué?","input":"x","instruction_en":"What?","output":"Eso","lang":"es"}"#;
+    let list = format!("[{GOOD},\n{chat}]");
+    let lines = format!("{GOOD}\n{GOOD}\n");
+    let seeds: [(&str, Vec<u8>); 7] = [
+        ("rows.jsonl", lines.clone().into()),
+        ("rows.jsonl", chat.into()),
+        ("rows.jsonl", alpaca.into()),
+        ("rows.json", list.into()),
+        ("rows.jsonl.gz", zip(lines.as_bytes())),
+        ("rows.jsonl.zst", zstd::encode_all(lines.as_bytes(), 1).unwrap()),
+        ("rows.parquet", table()),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    // What the table's library panics over is caught; the messages would drown everything else.
+    std::panic::set_hook(Box::new(|_| {}));
+    for (kind, (name, seed)) in seeds.iter().enumerate() {
+        let file = dir.path().join(name);
+        for seed_number in 0..10_000u64 {
+            let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed_number);
+            let mut bytes = seed.clone();
+            for _ in 0..rng.random_range(1..5) {
+                let at = rng.random_range(0..bytes.len());
+                match rng.random_range(0..4) {
+                    0 => bytes[at] = rng.random_range(0..=255),
+                    1 => bytes.truncate(at.max(1)),
+                    2 => bytes.insert(at, b"{}[]\",:\\ \n0"[rng.random_range(0..11)]),
+                    _ => {
+                        let end = rng.random_range(at..bytes.len()) + 1;
+                        let copied = bytes[at..end].to_vec();
+                        bytes.splice(at..at, copied);
+                    }
+                }
+            }
+            std::fs::write(&file, &bytes).unwrap();
+            let read = std::panic::catch_unwind(|| {
+                read_rows(&file).map(|rows| rows.len()).map_err(|error| format!("{error:#}"))
+            });
+            let said = read.unwrap_or_else(|_| panic!("kind {kind} {name}, seed {seed_number}: a panic"));
+            if let Err(error) = said {
+                assert!(error.contains("rows.") && error.len() < 20_000, "kind {kind}, seed {seed_number}: {error}");
+            }
+        }
+    }
 }
 
 /// The project's sample of real triples, where the checkout has the shared folder beside it or in it.

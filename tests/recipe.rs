@@ -183,3 +183,22 @@ fn the_temperature_moves_on_a_straight_line_and_stays_without_an_end() {
     assert_eq!(taus, [2.0, 1.25, 0.5]);
     assert_eq!(Cc { tau_end: 0.0, ..cc }.at(10, 11).tau, 2.0);
 }
+
+#[test]
+fn named_columns_are_read_in_braces_and_under_a_header_and_written_out_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |text: &str| {
+        let path = folder.path().join("recipe.toml");
+        std::fs::write(&path, text).unwrap();
+        Recipe::load(Preset::Default, Some(&path), &[])
+    };
+    let braces = load("[data]\nformat = 'alpaca'\nlang = 'sw'\ncolumns = { instruction = 'question' }\n").unwrap();
+    assert_eq!(braces.data.columns.instruction.as_deref(), Some("question"));
+    let header = "[data]\nformat = 'alpaca'\nlang = 'sw'\n[data.columns]\ninstruction = 'question'\n";
+    assert_eq!(load(header).unwrap(), braces);
+    assert_eq!(load(&braces.to_toml().unwrap()).unwrap(), braces);
+    let set = ["data.format=alpaca", "data.lang=sw", "data.columns={ instruction = 'question' }"].map(String::from);
+    assert_eq!(Recipe::load(Preset::Default, None, &set).unwrap(), braces);
+    let error = load("[data]\ncolumns = { instructoin = 'question' }\n").unwrap_err();
+    assert!(format!("{error:#}").contains("recipe.toml:2:1"), "{error:#}");
+}

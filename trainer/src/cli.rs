@@ -14,18 +14,22 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::benchmark_eval::{BenchmarkArgs, Questions};
 use crate::compare::{self, CompareArgs};
-use crate::data::{Row, read_rows};
+use crate::data::build::{BuildArgs, build};
+use crate::data::verb::{CheckArgs, check};
+use crate::data::{Row, read_rows, read_rows_as};
 use crate::export::Content;
 use crate::fit::Reading;
 use crate::generate::{GenerateArgs, SourceArg};
 use crate::interrupt::Interrupt;
 use crate::model_folder::{ModelFolder, TRANSFORM_FILE, shipped};
-use crate::recipe::{Place, Preset, Recipe};
+use crate::recipe::{Data, Place, Preset, Recipe};
 use crate::sample::{Renderer, Sample};
 use crate::step::Method;
 use crate::train::{Ended, describe};
 use crate::transplant::{TransplantArgs, transplant};
-use crate::{benchmark_eval, corpus, device, evaluate, export, fit, generate, hub, interrupt, plan, pretrain, train};
+use crate::{
+    benchmark_eval, corpus, device, evaluate, export, fit, generate, hub, interrupt, plan, pretrain, token_cache, train,
+};
 
 /// The shipped base checkpoint knows the held-out facts of this corpus in English only.
 const CORPUS_SEED: u64 = 2506;
@@ -90,10 +94,31 @@ enum Verb {
     /// Write a model folder or a web bundle
     #[command(subcommand)]
     Export(ExportVerb),
+    /// Check training rows, or build the paper's data settings from them
+    #[command(subcommand)]
+    Data(DataVerb),
     /// Check one fixture folder against our arithmetic, quantity by quantity
     Verify {
         /// Folder with case.json, expected.safetensors and a checkpoint
         folder: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum DataVerb {
+    /// Find all faults of some files, then report what is in them
+    Check {
+        #[command(flatten)]
+        args: CheckArgs,
+        #[command(flatten)]
+        recipe: RecipeArgs,
+    },
+    /// Write the rows of one of the paper's data settings
+    Build {
+        #[command(flatten)]
+        args: BuildArgs,
+        #[command(flatten)]
+        recipe: RecipeArgs,
     },
 }
 
@@ -220,9 +245,11 @@ fn dispatch(verb: Verb) -> Result<bool> {
         Verb::Transplant { args, recipe } => {
             let recipe = recipe.load()?;
             let folder = ModelFolder::load(&args.folder, recipe.model.template.named(), 0, &announce())?;
-            let samples = samples(&recipe, &folder, &read_rows(&args.data)?)?;
+            let samples = samples(&recipe, &folder, &read_rows_as(&args.data, &recipe.data.reading())?)?;
             transplant(&args, &folder, samples, recipe.cc.seed, &Interrupt::install()?)
         }
+        Verb::Data(DataVerb::Check { args, recipe }) => check(&args, &recipe.load()?, &Interrupt::install()?),
+        Verb::Data(DataVerb::Build { args, recipe }) => build(&args, &recipe.load()?, &Interrupt::install()?),
         Verb::Export(ExportVerb::Hf { folder, out, dtype, shard_size }) => {
             let folder = hub::resolve(&folder)?;
             let loaded = ModelFolder::load(&folder, None, 0, &Device::flex())?;
@@ -278,22 +305,32 @@ fn model(recipe: &Recipe, device: &Device) -> Result<ModelFolder> {
     ModelFolder::load(&path, recipe.model.template.named(), recipe.optim.seed, device)
 }
 
-fn rows(recipe: &Recipe) -> Result<Vec<Row>> {
-    match &recipe.data.train {
-        Place::Builtin => Ok(corpus::generate(CORPUS_SEED)?.train.iter().map(Row::from).collect()),
-        Place::Path(path) => read_rows(path),
-    }
-}
-
-fn samples(recipe: &Recipe, folder: &ModelFolder, rows: &[Row]) -> Result<Vec<Sample>> {
-    let renderer = Renderer {
+fn renderer<'a>(recipe: &Recipe, folder: &'a ModelFolder) -> Renderer<'a> {
+    Renderer {
         tokenizer: &folder.tokenizer,
         template: folder.settings.template.clone(),
         anchor: folder.settings.anchor,
         cutoff: recipe.data.cutoff,
         english_cutoff: recipe.data.english_cutoff,
+    }
+}
+
+fn samples(recipe: &Recipe, folder: &ModelFolder, rows: &[Row]) -> Result<Vec<Sample>> {
+    let (samples, rendered) = renderer(recipe, folder).samples(rows)?;
+    rendered.report();
+    Ok(samples)
+}
+
+/// The rows to train on, from the token cache where they were tokenised before.
+fn training_samples(recipe: &Recipe, folder: &ModelFolder) -> Result<Vec<Sample>> {
+    let Data { train, cache, .. } = &recipe.data;
+    let Place::Path(file) = train else {
+        let rows: Vec<Row> = corpus::generate(CORPUS_SEED)?.train.iter().map(Row::from).collect();
+        return samples(recipe, folder, &rows);
     };
-    let (samples, rendered) = renderer.samples(rows)?;
+    let renderer = renderer(recipe, folder);
+    let (samples, rendered) =
+        token_cache::samples(cache, file, &recipe.data.reading(), &renderer, &folder.tokenizer_json)?;
     rendered.report();
     Ok(samples)
 }
@@ -302,7 +339,7 @@ fn train_one(method: MethodArg, recipe: &Recipe) -> Result<bool> {
     let mut folder = model(recipe, &announce())?;
     folder.settings.anchor = recipe.cc.anchor;
     folder.settings.connection = recipe.cc.connection();
-    let samples = samples(recipe, &folder, &rows(recipe)?)?;
+    let samples = training_samples(recipe, &folder)?;
     println!("training on {}", describe(&samples));
     let method = match method {
         MethodArg::Sft => Method::Sft,
@@ -324,7 +361,7 @@ fn fit_folder(path: &Path, recipe: &Recipe, curve: bool) -> Result<bool> {
     let folder = ModelFolder::load(path, recipe.model.template.named(), 0, &announce())?;
     let rows = match &recipe.data.train {
         Place::Builtin => corpus::generate(CORPUS_SEED)?.pairs.iter().map(Row::from).collect(),
-        Place::Path(path) => read_rows(path)?,
+        Place::Path(path) => read_rows_as(path, &recipe.data.reading())?,
     };
     let rows: Vec<Row> = rows.into_iter().filter(|row| row.lang != "en").collect();
     let samples = samples(recipe, &folder, &rows)?;
@@ -362,7 +399,8 @@ fn eval_folder(
         return benchmark_eval::evaluate((path, &folder), &questions, &options, recipe, out, &Interrupt::install()?);
     }
     let data = data.context("--data or --benchmarks says what to ask")?;
-    let samples = evaluate::at_most(recipe.eval.limit, samples(recipe, &folder, &read_rows(data)?)?);
+    let samples =
+        evaluate::at_most(recipe.eval.limit, samples(recipe, &folder, &read_rows_as(data, &recipe.data.reading())?)?);
     let mut prompts: Vec<(&Prompt, &Prompt)> = samples.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
     if source == Source::Shuffled {
         let others = evaluate::others(samples.len(), recipe.cc.seed)?;

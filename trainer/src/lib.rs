@@ -43,6 +43,7 @@ pub mod schedule;
 pub mod scorers;
 pub mod statistics;
 pub mod step;
+pub mod token_cache;
 pub mod train;
 pub mod transplant;
 pub mod verify;

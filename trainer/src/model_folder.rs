@@ -62,8 +62,7 @@ impl ModelFolder {
         let path = &hub::resolve(path)?;
         let config = load_config(path)?;
         let source_config = serde_json::from_slice(&read(path, "config.json")?)?;
-        let tokenizer_json = read(path, "tokenizer.json")?;
-        let tokenizer = Tokenizer::from_json(&tokenizer_json).with_context(|| path.display().to_string())?;
+        let Speech { tokenizer, tokenizer_json, settings } = speech(path, template)?;
         if tokenizer.vocab_size() > config.vocab_size {
             bail!(
                 "{}: tokenizer.json has {} tokens and config.json says vocab_size {}; they belong to different models",
@@ -72,27 +71,6 @@ impl ModelFolder {
                 config.vocab_size
             );
         }
-        let mut settings = match fs::read(path.join(SETTINGS_FILE)) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).with_context(|| path.join(SETTINGS_FILE).display().to_string())?
-            }
-            Err(_) => Settings {
-                template: match &template {
-                    Some(named) => named.clone(),
-                    None => jinja::of_folder(path, &tokenizer)?
-                        .or_else(|| ChatTemplate::detect(&tokenizer))
-                        .with_context(|| {
-                            format!(
-                                "{}: no chat template fits this tokenizer; name one with model.template",
-                                path.display()
-                            )
-                        })?,
-                },
-                anchor: AnchorRule::default(),
-                connection: ConnectionOptions::default(),
-            },
-        };
-        settings.template = template.unwrap_or(settings.template);
         let model = load_weights(path, &config, seed, device)?;
         let transform = match path.join(TRANSFORM_FILE).exists() {
             true => Some(load_transform(path, config.d_model, device)?),
@@ -149,6 +127,40 @@ impl ModelFolder {
         }
         write_json(path, "tokenizer_config.json", &tokenizer_config)
     }
+}
+
+/// What a model folder says of text: all that is read without its weights.
+pub struct Speech {
+    pub tokenizer: Tokenizer,
+    pub tokenizer_json: Vec<u8>,
+    pub settings: Settings,
+}
+
+/// Reads the tokenizer, the template and the settings of a folder, or of a model of the Hub.
+pub fn speech(path: &Path, template: Option<ChatTemplate>) -> Result<Speech> {
+    let path = &hub::resolve(path)?;
+    let tokenizer_json = read(path, "tokenizer.json")?;
+    let tokenizer = Tokenizer::from_json(&tokenizer_json).with_context(|| path.display().to_string())?;
+    let mut settings = match fs::read(path.join(SETTINGS_FILE)) {
+        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| path.join(SETTINGS_FILE).display().to_string())?,
+        Err(_) => Settings {
+            template: match &template {
+                Some(named) => named.clone(),
+                None => jinja::of_folder(path, &tokenizer)?.or_else(|| ChatTemplate::detect(&tokenizer)).with_context(
+                    || {
+                        format!(
+                            "{}: no chat template fits this tokenizer; name one with model.template",
+                            path.display()
+                        )
+                    },
+                )?,
+            },
+            anchor: AnchorRule::default(),
+            connection: ConnectionOptions::default(),
+        },
+    };
+    settings.template = template.unwrap_or(settings.template);
+    Ok(Speech { tokenizer, tokenizer_json, settings })
 }
 
 /// Reads `config.json` of a folder.

@@ -41,11 +41,21 @@ pub fn document(text: &str, name: &str) -> Result<Vec<Assignment>> {
             found.push(Assignment {
                 place: place(key.span().start),
                 key: format!("{}.{}", section.get_ref(), key.get_ref()),
-                value: bare(&text[value.span()]),
+                value: plain(value, text),
             });
         }
     }
     Ok(found)
+}
+
+/// A value as it was written; a table of its own, under a header or in braces, key by key.
+fn plain(value: &toml::Spanned<toml::de::DeValue>, text: &str) -> Value {
+    match value.get_ref().as_table() {
+        Some(table) => {
+            Value::Table(table.iter().map(|(key, value)| (key.get_ref().to_string(), plain(value, text))).collect())
+        }
+        None => bare(&text[value.span()]),
+    }
 }
 
 /// Reads one `section.key=value` of a command line.

@@ -69,6 +69,13 @@ impl Progress {
         self.show(done, line);
     }
 
+    /// Reports that `done` are done of what nobody has counted.
+    pub fn seen(&mut self, done: usize, what: &str) {
+        self.total = done + 1;
+        let per_second = done as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
+        self.show(done, format!("{} {done} {what}  {per_second:.0}/s", self.label));
+    }
+
     fn show(&mut self, done: usize, line: String) {
         match &self.bar {
             Some(bar) => {

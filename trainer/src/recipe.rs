@@ -13,6 +13,7 @@ use cctuning::model::InputEmbedding;
 use cctuning::tap::Site;
 use serde::{Deserialize, Serialize};
 
+pub use crate::data::settings::Data;
 use crate::overlay;
 use crate::precision::Precision;
 
@@ -27,20 +28,6 @@ pub struct Recipe {
     pub transform: Transform,
     pub eval: Eval,
     pub run: Run,
-}
-
-/// Which rows, and how much of each.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Data {
-    /// A `.jsonl` or `.jsonl.gz` file of triples, or the shipped corpus.
-    pub train: Place,
-    /// The most tokens of a prompt with its answer.
-    pub cutoff: usize,
-    /// The most tokens of the English prompt; its own budget.
-    pub english_cutoff: usize,
-    /// Seeds the order of the rows.
-    pub seed: u64,
 }
 
 /// Which weights to start from.
@@ -154,12 +141,6 @@ pub struct Run {
     /// Checkpoints kept.
     pub keep: usize,
     pub log_every: usize,
-}
-
-impl Default for Data {
-    fn default() -> Self {
-        Self { train: Place::Builtin, cutoff: 256, english_cutoff: 256, seed: 0 }
-    }
 }
 
 impl Default for Model {

@@ -4,12 +4,13 @@ use anyhow::{Context, Result, bail};
 use cctuning::Error;
 use cctuning::chat::{AnchorRule, ChatTemplate, Prompt};
 use cctuning::tokenizer::Tokenizer;
+use rayon::prelude::*;
 
 use crate::corpus::Item;
 use crate::data::Row;
 
 /// One training or evaluation example in tokens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     pub id: String,
     pub lang: String,
@@ -39,7 +40,7 @@ pub struct Renderer<'a> {
 }
 
 /// What rendering did to a set of rows.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rendered {
     pub truncated: usize,
     pub truncated_english: usize,
@@ -60,36 +61,65 @@ impl Rendered {
     }
 }
 
+/// A row in tokens.
+pub struct Fitted {
+    /// None where the row does not fit at all.
+    pub sample: Option<Sample>,
+    /// Tokens of the prompt, the English prompt and the answer before anything was cut.
+    pub lengths: [usize; 3],
+    pub cut: bool,
+    pub cut_english: bool,
+}
+
 impl Renderer<'_> {
-    /// A prompt, cut to `limit` tokens if need be; whether it was cut.
-    fn prompt(&self, text: &str, limit: usize) -> cctuning::Result<(Prompt, bool)> {
-        let mut prompt = self.template.render(self.tokenizer, text, self.anchor)?;
-        let cut = prompt.truncate(limit)?;
-        Ok((prompt, cut))
+    /// The ids that end an answer.
+    ///
+    /// # Errors
+    /// The tokenizer lacks the template's stop token.
+    pub fn stop(&self) -> Result<Vec<u32>> {
+        Ok(self.template.stop_ids(self.tokenizer)?)
     }
 
-    /// The rows in order, without those that cannot fit. The user's text is cut to fit, never the template or the answer.
+    /// One row in tokens. The user's text is cut to fit, never the template or the answer.
+    ///
+    /// # Errors
+    /// The tokenizer has no id for a piece of the text, or lacks a control token of the template.
+    pub fn fit(&self, row: &Row, stop: &[u32]) -> Result<Fitted> {
+        let fit = || -> Result<Fitted> {
+            let mut answer = self.tokenizer.encode(&row.output)?;
+            answer.extend(stop);
+            let render = |text: &str| self.template.render(self.tokenizer, text, self.anchor);
+            let (mut prompt, mut english) = (render(&row.instruction)?, render(&row.instruction_en)?);
+            let lengths = [prompt.ids.len(), english.ids.len(), answer.len()];
+            let cut = prompt.truncate(self.cutoff.saturating_sub(answer.len()));
+            let cut = cut.and_then(|cut| Ok((cut, english.truncate(self.english_cutoff)?)));
+            let ((cut, cut_english), fits) = match cut {
+                Ok(cut) => (cut, true),
+                Err(Error::PromptTooLong { .. }) => ((false, false), false),
+                Err(error) => return Err(error.into()),
+            };
+            let sample = || Sample { id: row.id.clone(), lang: row.lang.clone(), prompt, english, answer };
+            Ok(Fitted { sample: fits.then(sample), lengths, cut, cut_english })
+        };
+        fit().with_context(|| format!("row {:?}", row.id))
+    }
+
+    /// The rows in order, without those that cannot fit.
+    ///
+    /// # Errors
+    /// As [`Self::fit`], or when not one row fits.
     pub fn samples(&self, rows: &[Row]) -> Result<(Vec<Sample>, Rendered)> {
-        let stop = self.template.stop_ids(self.tokenizer)?;
+        let stop = self.stop()?;
         let mut rendered = Rendered::default();
         let mut samples = Vec::with_capacity(rows.len());
-        for row in rows {
-            let mut answer = self.tokenizer.encode(&row.output)?;
-            answer.extend(&stop);
-            let room = self.cutoff.saturating_sub(answer.len());
-            let fitted = self.prompt(&row.instruction, room);
-            let fitted = fitted.and_then(|own| Ok((own, self.prompt(&row.instruction_en, self.english_cutoff)?)));
-            let ((prompt, cut), (english, cut_english)) = match fitted {
-                Ok(both) => both,
-                Err(Error::PromptTooLong { .. }) => {
-                    rendered.left_out.push(row.id.clone());
-                    continue;
-                }
-                Err(error) => return Err(error).with_context(|| format!("row {:?}", row.id)),
-            };
+        let fitted: Vec<Fitted> = rows.par_iter().map(|row| self.fit(row, &stop)).collect::<Result<_>>()?;
+        for (row, Fitted { sample, cut, cut_english, .. }) in rows.iter().zip(fitted) {
+            match sample {
+                Some(sample) => samples.push(sample),
+                None => rendered.left_out.push(row.id.clone()),
+            }
             rendered.truncated += usize::from(cut);
             rendered.truncated_english += usize::from(cut_english);
-            samples.push(Sample { id: row.id.clone(), lang: row.lang.clone(), prompt, english, answer });
         }
         if let ([], Some(first)) = (&samples[..], rendered.left_out.first()) {
             bail!(

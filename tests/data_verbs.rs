@@ -1,0 +1,204 @@
+//! Proves what `trainer data check` counts, what `data build` adds, and that kept tokens are those that would be made.
+
+mod small_model;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use cctuning::chat::{AnchorRule, ChatTemplate};
+use cctuning::tokenizer::Tokenizer;
+use serde_json::Value;
+use small_model::{tokenizer, tokenizer_json, write_folder};
+use trainer::data::build::{english, translation};
+use trainer::data::distill::{Distill, halves};
+use trainer::data::{Reading, Row, read_rows};
+use trainer::sample::Renderer;
+use trainer::token_cache;
+
+fn row(id: usize, lang: &str, instruction: &str, english: &str, output: &str) -> Row {
+    Row {
+        id: id.to_string(),
+        task: "qa".into(),
+        lang: lang.into(),
+        instruction: instruction.into(),
+        instruction_en: english.into(),
+        output: output.into(),
+        output_en: Some(format!("{output} in English")),
+    }
+}
+
+fn write(dir: &Path, name: &str, rows: &[Row]) -> PathBuf {
+    let lines: String = rows.iter().map(|row| serde_json::to_string(row).unwrap() + "\n").collect();
+    let path = dir.join(name);
+    std::fs::write(&path, lines).unwrap();
+    path
+}
+
+fn trainer(dir: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_trainer")).current_dir(dir).args(arguments).output().unwrap()
+}
+
+#[test]
+fn a_check_counts_every_kind_of_row_and_fails_on_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let sets = dir.path().join("sets/Quiz/split");
+    std::fs::create_dir_all(&sets).unwrap();
+    let run = "one two three four five six seven eight nine ten eleven twelve thirteen";
+    let prompts = format!("{{\"instruction\":\"Where is it, then?\"}}\n{{\"instruction\":\"Well: {run}!\"}}\n");
+    std::fs::write(sets.join("en.json"), prompts).unwrap();
+    let rows = [
+        row(1, "en", "a b", "a b", "c"),
+        row(2, "es", "¿dónde?", "where IS it then", "aquí"),
+        row(3, "es", "¿dónde?", "where IS it then", "aquí"),
+        row(4, "sw", "same", "same", "d"),
+        row(5, "sw", "moja", &format!("now {run} fourteen"), "e"),
+    ];
+    let file = write(dir.path(), "rows.jsonl", &rows);
+    let good = trainer(dir.path(), &["data", "check", "rows.jsonl", "--against", "sets", "--json"]);
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+    let report: Value = serde_json::from_slice(&good.stdout).unwrap();
+    for (key, expected) in [("rows", 5), ("faults", 0), ("duplicates", 1), ("identical_twins", 1), ("missing_twins", 0)]
+    {
+        assert_eq!(report[key], expected, "{key}");
+    }
+    assert_eq!(report["languages"]["es"], 2);
+    assert_eq!((&report["overlap"]["prompts"], &report["overlap"]["runs"]), (&2.into(), &1.into()));
+    assert_eq!(report["overlap"]["benchmarks"]["Quiz"], 3);
+
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    text += "{\"lang\":\"sw\",\"instruction\":\"x\",\"output\":\"y\"}\n";
+    text += &"{\"lang\":\"sw\",\"instruction\":\"x\",\"instruction_en\":3,\"output\":[]}\n".repeat(40);
+    std::fs::write(&file, text).unwrap();
+    let bad = trainer(dir.path(), &["data", "check", "rows.jsonl", "--show", "3"]);
+    let printed = String::from_utf8(bad.stdout).unwrap();
+    assert!(!bad.status.success());
+    assert!(printed.contains("rows.jsonl:6:1: `instruction_en`: expected the English twin"), "{printed}");
+    assert!(printed.contains("... and 78 faults more"), "{printed}");
+    assert!(printed.contains("5 rows without a fault, 81 faults"), "{printed}");
+    assert!(printed.contains("1 missing English twins"), "{printed}");
+}
+
+#[test]
+fn a_check_with_a_model_measures_tokens_and_what_the_cutoffs_do() {
+    let dir = tempfile::tempdir().unwrap();
+    write_folder(&dir.path().join("model"), 1);
+    let long = "a b c d ".repeat(50);
+    let rows = [row(1, "en", "a b", "a b", "c"), row(2, "sw", &long, "a", "c"), row(3, "sw", "a", "a", &long)];
+    write(dir.path(), "rows.jsonl", &rows);
+    let arguments = ["data", "check", "rows.jsonl", "--json", "--model", "model", "--set", "data.cutoff=40"];
+    let checked = trainer(dir.path(), &arguments);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let report: Value = serde_json::from_slice(&checked.stdout).unwrap();
+    let tokens = &report["tokens"];
+    assert_eq!((&tokens["truncated"], &tokens["left_out"], &tokens["zero_answer"]), (&1.into(), &1.into(), &0.into()));
+    assert_eq!(tokens["prompt"]["max"], tokens["prompt"]["p99"]);
+    assert!(tokens["prompt"]["p50"].as_u64() < Some(40) && tokens["answer"]["max"].as_u64() > Some(40), "{tokens}");
+}
+
+#[test]
+fn english_and_translation_rows_are_made_where_they_can_be() {
+    let mut rows = vec![
+        row(1, "sw", "Nini?", "What?", "Hiki"),
+        row(2, "en", "What?", "What?", "This"),
+        row(3, "xx", "?", "What?", "!"),
+        row(4, "es", "¿Qué?", "What?", "Eso"),
+    ];
+    rows[3].output_en = None;
+    let (en, mt) = (english(&rows), translation(&rows));
+    assert_eq!((en.rows.len(), en.without_english), (2, 1));
+    assert_eq!((en.rows[0].lang.as_str(), en.rows[0].instruction.as_str()), ("en", "What?"));
+    assert_eq!(en.rows[0].output, "Hiki in English");
+    assert_eq!((mt.rows.len(), mt.without_english, mt.without_name), (1, 1, 1));
+    assert_eq!(mt.rows[0].instruction, "Translate the following sentence from English to Swahili.\n Hiki in English");
+    assert_eq!((mt.rows[0].output.as_str(), mt.rows[0].lang.as_str()), ("Hiki", "sw"));
+}
+
+#[test]
+fn self_distillation_adds_four_kinds_of_rows_the_same_for_the_same_seed() {
+    let rows: Vec<Row> = (0..40).map(|at| row(at, "sw", "moja mbili tatu", "one two three", "nne tano sita")).collect();
+    let distill = |seed| Distill { rows: &rows, share: 0.15, seed };
+    let answers: Vec<String> = distill(3).asked().iter().map(|row| format!("own answer to {}", row.id)).collect();
+    assert_eq!(answers.len(), 6);
+    let added = distill(3).added(&answers).rows;
+    let of = |task: &str| added.iter().filter(|row| row.task == task).collect::<Vec<_>>();
+    for kind in ["self", "switched", "partial", "completion"] {
+        assert_eq!(of(kind).len(), 6, "{kind}");
+    }
+    let own = of("self")[0];
+    assert_eq!((own.lang.as_str(), own.instruction.as_str()), ("en", "one two three"));
+    assert!(own.output.starts_with("own answer to "));
+    assert_eq!(of("switched")[0].instruction, "moja three");
+    assert!(of("partial")[0].instruction.ends_with("in English\n nne tano"));
+    assert_eq!(of("completion")[0].output, "sita");
+    assert_eq!(distill(3).added(&answers).rows, added);
+    assert_ne!(distill(4).added(&answers).rows, added);
+    assert_eq!(halves("你好世界"), ("你好", "世界"));
+}
+
+#[test]
+fn the_verb_lets_a_model_answer_and_says_what_a_file_was_made_from() {
+    let dir = tempfile::tempdir().unwrap();
+    write_folder(&dir.path().join("model"), 1);
+    let rows: Vec<Row> = (0..8).map(|at| row(at, "sw", "a b c", "a b", "c d")).collect();
+    write(dir.path(), "rows.jsonl", &rows);
+    let build = |out: &str| {
+        let arguments = ["data", "build", "rows.jsonl", "--setting", "sdrrl", "--model", "model", "--out", out];
+        let built = trainer(dir.path(), &[&arguments[..], &["--set", "eval.max_new_tokens=4"]].concat());
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        std::fs::read(dir.path().join(out)).unwrap()
+    };
+    assert_eq!(build("a.jsonl"), build("b.jsonl"), "the same seed gave other rows");
+    let built = read_rows(&dir.path().join("a.jsonl")).unwrap();
+    assert_eq!(built[..8], rows);
+    let beside: Value = serde_json::from_slice(&std::fs::read(dir.path().join("a.jsonl.json")).unwrap()).unwrap();
+    assert_eq!(beside["rows_added"], built.len() - 8);
+    assert_eq!(beside["setting"], "sdrrl");
+}
+
+fn kept(dir: &Path, file: &Path, reading: &Reading, cutoff: usize) -> Vec<trainer::sample::Sample> {
+    let tokenizer: Tokenizer = tokenizer();
+    let renderer = Renderer {
+        tokenizer: &tokenizer,
+        template: ChatTemplate::detect(&tokenizer).unwrap_or(ChatTemplate::PLAIN),
+        anchor: AnchorRule::LastPrompt,
+        cutoff,
+        english_cutoff: 64,
+    };
+    let (samples, rendered) =
+        token_cache::samples(dir, file, reading, &renderer, tokenizer_json().to_string().as_bytes()).unwrap();
+    let made = renderer.samples(&trainer::data::read_rows_as(file, reading).unwrap()).unwrap();
+    assert_eq!((&samples, &rendered), (&made.0, &made.1));
+    samples
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn kept_tokens_are_never_stale_and_a_damaged_file_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("tokens");
+    let file = write(dir.path(), "rows.jsonl", &[row(1, "sw", "a b", "c", "d"), row(2, "sw", "b", "c", "d")]);
+    let reading = Reading::default();
+    let first = kept(&cache, &file, &reading, 64);
+    let path = files(&cache).remove(0);
+    let whole = std::fs::read(&path).unwrap();
+    assert_eq!(kept(&cache, &file, &reading, 64), first);
+    assert_eq!(files(&cache).len(), 1, "the same content has one file");
+    for at in (0..whole.len()).step_by(7) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&path, &damaged[..]).unwrap();
+        kept(&cache, &file, &reading, 64);
+        assert_eq!(std::fs::read(&path).unwrap(), whole, "byte {at}");
+        std::fs::write(&path, &whole[..at]).unwrap();
+        kept(&cache, &file, &reading, 64);
+        assert_eq!(std::fs::read(&path).unwrap(), whole, "cut at {at}");
+    }
+    kept(&cache, &file, &reading, 63);
+    kept(&cache, &file, &Reading { lang: "es".into(), ..Reading::default() }, 64);
+    write(dir.path(), "rows.jsonl", &[row(1, "sw", "b a", "c", "d"), row(2, "sw", "b", "c", "d")]);
+    assert_ne!(kept(&cache, &file, &reading, 64), first);
+    assert_eq!(files(&cache).len(), 4);
+}

@@ -1,0 +1,288 @@
+//! What is in some files of rows: every fault, then counts. Memory holds hashes and counts, never texts.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::overlap::{Against, Overlap, Shared};
+use super::{Fault, Reading, Record, Records, Row, RowParser};
+use crate::interrupt::Interrupt;
+use crate::progress::Progress;
+use crate::sample::{Fitted, Renderer};
+
+/// Records judged side by side.
+const BATCH: usize = 4096;
+/// Bytes of records judged side by side: a batch of long ones is shorter.
+const BATCH_BYTES: usize = 64 << 20;
+/// Longer texts are counted as this long.
+const LONGEST: usize = 1 << 16;
+
+/// All that is known of the files.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Report {
+    pub rows: usize,
+    pub languages: BTreeMap<String, usize>,
+    pub faults: usize,
+    /// The first of the faults.
+    pub shown: Vec<FaultIn>,
+    /// Rows of another language than English without an English instruction; faults, all of them.
+    pub missing_twins: usize,
+    /// Rows whose instruction and output stood in a row before.
+    pub duplicates: usize,
+    /// Rows of another language whose English instruction is the instruction itself.
+    pub identical_twins: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Tokens>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<Overlap>,
+    pub interrupted: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FaultIn {
+    pub file: PathBuf,
+    #[serde(flatten)]
+    pub fault: Fault,
+}
+
+/// Lengths before anything is cut, and what the cutoffs do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Tokens {
+    pub prompt: Percentiles,
+    pub english: Percentiles,
+    pub answer: Percentiles,
+    pub truncated: usize,
+    pub truncated_english: usize,
+    /// Rows that do not fit however much of the prompt is cut.
+    pub left_out: usize,
+    pub zero_answer: usize,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Percentiles {
+    pub p50: usize,
+    pub p90: usize,
+    pub p99: usize,
+    pub max: usize,
+}
+
+/// What is asked of a check.
+pub struct Checks<'a> {
+    pub reading: Reading,
+    pub renderer: Option<Renderer<'a>>,
+    pub against: Option<Against>,
+    /// Faults kept for printing.
+    pub show: usize,
+}
+
+/// How often each length was seen.
+#[derive(Default)]
+struct Lengths(Vec<u64>);
+
+impl Lengths {
+    fn add(&mut self, length: usize) {
+        let length = length.min(LONGEST);
+        if self.0.len() <= length {
+            self.0.resize(length + 1, 0);
+        }
+        self.0[length] += 1;
+    }
+
+    fn percentiles(&self) -> Percentiles {
+        let all: u64 = self.0.iter().sum();
+        let at = |percent: u64| {
+            let mut before = 0;
+            let reached = |count: &u64| {
+                before += count;
+                before * 100 >= all * percent
+            };
+            self.0.iter().position(reached).unwrap_or(0)
+        };
+        Percentiles { p50: at(50), p90: at(90), p99: at(99), max: self.0.len().saturating_sub(1) }
+    }
+}
+
+/// What one row adds to the report.
+struct Judged {
+    lang: String,
+    /// Of the instruction and the output.
+    hash: u64,
+    identical_twin: bool,
+    fitted: Option<Fitted>,
+    shared: Shared,
+}
+
+impl Checks<'_> {
+    /// Reads all files once.
+    ///
+    /// # Errors
+    /// When a file cannot be opened; what is wrong inside stands in the report.
+    pub fn run(&self, files: &[PathBuf], interrupt: &Interrupt) -> Result<Report> {
+        let mut report = Report::default();
+        let mut overlap = self.against.as_ref().map(|_| Overlap::default());
+        let mut tokens = self.renderer.as_ref().map(|_| (Tokens::default(), [(); 3].map(|()| Lengths::default())));
+        let stop = self.renderer.as_ref().map(|renderer| renderer.stop()).transpose()?.unwrap_or_default();
+        let mut seen: HashSet<u64> = HashSet::new();
+        for file in files {
+            let mut records = Records::open(file)?;
+            let mut parser: Option<RowParser> = None;
+            let mut rows = 0;
+            let mut progress = Progress::new(&format!("{}:", file.display()), 0, 0);
+            loop {
+                let (mut batch, mut bytes, mut broken) = (Vec::new(), 0, None);
+                while batch.len() < BATCH && bytes < BATCH_BYTES {
+                    match records.next() {
+                        None => break,
+                        Some(Ok(record)) => {
+                            bytes += record.text.len();
+                            batch.push(record);
+                        }
+                        Some(Err(fault)) => {
+                            broken = Some(fault);
+                            break;
+                        }
+                    }
+                }
+                let Some(first) = batch.first() else {
+                    broken.into_iter().for_each(|fault| self.note(&mut report, file, fault));
+                    break;
+                };
+                let parser = &*parser.get_or_insert_with(|| RowParser::new(&self.reading, first));
+                let judged: Vec<_> = batch
+                    .par_iter()
+                    .map_init(Vec::new, |words, record| self.judge(parser, record, &stop, words))
+                    .collect::<Result<_>>()?;
+                for judged in judged {
+                    let judged = match judged {
+                        Ok(None) => continue,
+                        Ok(Some(judged)) => judged,
+                        Err(faults) => {
+                            faults.into_iter().for_each(|fault| self.note(&mut report, file, fault));
+                            continue;
+                        }
+                    };
+                    rows += 1;
+                    *report.languages.entry(judged.lang).or_default() += 1;
+                    report.duplicates += usize::from(!seen.insert(judged.hash));
+                    report.identical_twins += usize::from(judged.identical_twin);
+                    if let (Some(against), Some(overlap)) = (&self.against, &mut overlap) {
+                        against.count(judged.shared, overlap);
+                    }
+                    if let (Some((tokens, lengths)), Some(fitted)) = (&mut tokens, judged.fitted) {
+                        lengths.iter_mut().zip(fitted.lengths).for_each(|(all, length)| all.add(length));
+                        tokens.truncated += usize::from(fitted.cut);
+                        tokens.truncated_english += usize::from(fitted.cut_english);
+                        tokens.left_out += usize::from(fitted.sample.is_none());
+                        tokens.zero_answer += usize::from(fitted.lengths[2] == stop.len());
+                    }
+                }
+                broken.into_iter().for_each(|fault| self.note(&mut report, file, fault));
+                progress.seen(report.rows + rows, "rows");
+                if interrupt.requested() {
+                    report.interrupted = true;
+                    break;
+                }
+            }
+            if rows == 0 && report.faults == 0 && !report.interrupted {
+                let nothing = Record { line: 1, column: 1, text: Vec::new() };
+                self.note(&mut report, file, nothing.fault(0, "", "at least one row", "none"));
+            }
+            report.rows += rows;
+        }
+        report.overlap = overlap;
+        report.tokens = tokens.map(|(tokens, [prompt, english, answer])| Tokens {
+            prompt: prompt.percentiles(),
+            english: english.percentiles(),
+            answer: answer.percentiles(),
+            ..tokens
+        });
+        Ok(report)
+    }
+
+    fn note(&self, report: &mut Report, file: &Path, fault: Fault) {
+        report.faults += 1;
+        let no_twin = fault.expected.contains("English twin");
+        report.missing_twins += usize::from(no_twin && ["nothing", "an empty one", "null"].contains(&&*fault.found));
+        if report.shown.len() < self.show {
+            report.shown.push(FaultIn { file: file.into(), fault });
+        }
+    }
+
+    fn judge(
+        &self,
+        parser: &RowParser,
+        record: &Record,
+        stop: &[u32],
+        words: &mut Vec<u64>,
+    ) -> Result<std::result::Result<Option<Judged>, Vec<Fault>>> {
+        let row = match parser.row(record) {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(Ok(None)),
+            Err(faults) => return Ok(Err(faults)),
+        };
+        let shared = self.against.as_ref().map_or_else(Shared::default, |against| {
+            let own = against.shared(&row.instruction, words);
+            let english = against.shared(&row.instruction_en, words);
+            Shared { prompt: own.prompt.or(english.prompt), run: own.run.or(english.run) }
+        });
+        let fitted = self.renderer.as_ref().map(|renderer| renderer.fit(&row, stop)).transpose()?;
+        // Only counts are wanted, and memory is to stay flat.
+        let Row { lang, instruction, instruction_en, output, .. } = &row;
+        Ok(Ok(Some(Judged {
+            lang: lang.clone(),
+            hash: BuildHasherDefault::<DefaultHasher>::default().hash_one((instruction, output)),
+            identical_twin: lang != "en" && lang != "eng" && instruction.trim() == instruction_en.trim(),
+            fitted,
+            shared,
+        })))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        for FaultIn { file, fault } in &self.shown {
+            writeln!(f, "{}:{fault}", file.display())?;
+        }
+        let hidden = self.faults - self.shown.len();
+        if hidden > 0 {
+            writeln!(f, "... and {hidden} faults more")?;
+        }
+        writeln!(f, "{:>10} rows without a fault, {} faults", self.rows, self.faults)?;
+        for (lang, rows) in &self.languages {
+            writeln!(f, "{rows:>10} {lang}")?;
+        }
+        writeln!(f, "{:>10} missing English twins", self.missing_twins)?;
+        writeln!(
+            f,
+            "{:>10} identical twins (the instruction of another language is its English one)",
+            self.identical_twins
+        )?;
+        writeln!(f, "{:>10} duplicates", self.duplicates)?;
+        if let Some(tokens) = &self.tokens {
+            for (name, lengths) in
+                [("prompt", &tokens.prompt), ("English twin", &tokens.english), ("answer", &tokens.answer)]
+            {
+                let Percentiles { p50, p90, p99, max } = lengths;
+                writeln!(f, "{name:>12} tokens: half have at most {p50}, 90 % {p90}, 99 % {p99}, all {max}")?;
+            }
+            writeln!(f, "{:>10} prompts and {} English twins truncated", tokens.truncated, tokens.truncated_english)?;
+            writeln!(f, "{:>10} rows that cannot fit", tokens.left_out)?;
+            writeln!(f, "{:>10} answers without a token", tokens.zero_answer)?;
+        }
+        if let Some(Overlap { prompts, runs, benchmarks }) = &self.overlap {
+            writeln!(f, "{prompts:>10} rows have a whole prompt of an evaluation set, {runs} a run of its words")?;
+            for (benchmark, rows) in benchmarks {
+                writeln!(f, "{rows:>10} with {benchmark}")?;
+            }
+        }
+        if self.interrupted {
+            writeln!(f, "stopped before the end: the rows after these were not read")?;
+        }
+        Ok(())
+    }
+}
