@@ -20,19 +20,14 @@ use crate::data::{Row, read_rows, read_rows_as};
 use crate::export::Content;
 use crate::fit::Reading;
 use crate::generate::{GenerateArgs, SourceArg};
+use crate::inputs::{CORPUS_SEED, announce, model, samples, training_samples};
 use crate::interrupt::Interrupt;
-use crate::model_folder::{ModelFolder, TRANSFORM_FILE, shipped};
-use crate::recipe::{Data, Place, Preset, Recipe};
-use crate::sample::{Renderer, Sample};
+use crate::model_folder::{ModelFolder, TRANSFORM_FILE};
+use crate::recipe::{Place, Preset, Recipe};
 use crate::step::Method;
 use crate::train::{Ended, describe};
 use crate::transplant::{TransplantArgs, transplant};
-use crate::{
-    benchmark_eval, corpus, device, evaluate, export, fit, generate, hub, interrupt, plan, pretrain, token_cache, train,
-};
-
-/// The shipped base checkpoint knows the held-out facts of this corpus in English only.
-const CORPUS_SEED: u64 = 2506;
+use crate::{benchmark_eval, corpus, evaluate, export, fit, generate, hub, interrupt, plan, pretrain, train};
 
 #[derive(Parser)]
 #[command(version, about, arg_required_else_help = false)]
@@ -288,51 +283,6 @@ fn only_builtin(verb: &str, key: &str, place: &Place) -> Result<()> {
             path.display().to_string()
         ),
     }
-}
-
-fn announce() -> Device {
-    let (device, name) = device::choose();
-    println!("device: {name}");
-    device
-}
-
-/// The model that a recipe starts from.
-fn model(recipe: &Recipe, device: &Device) -> Result<ModelFolder> {
-    let path = match &recipe.model.path {
-        Place::Builtin => shipped("base"),
-        Place::Path(path) => path.clone(),
-    };
-    ModelFolder::load(&path, recipe.model.template.named(), recipe.optim.seed, device)
-}
-
-fn renderer<'a>(recipe: &Recipe, folder: &'a ModelFolder) -> Renderer<'a> {
-    Renderer {
-        tokenizer: &folder.tokenizer,
-        template: folder.settings.template.clone(),
-        anchor: folder.settings.anchor,
-        cutoff: recipe.data.cutoff,
-        english_cutoff: recipe.data.english_cutoff,
-    }
-}
-
-fn samples(recipe: &Recipe, folder: &ModelFolder, rows: &[Row]) -> Result<Vec<Sample>> {
-    let (samples, rendered) = renderer(recipe, folder).samples(rows)?;
-    rendered.report();
-    Ok(samples)
-}
-
-/// The rows to train on, from the token cache where they were tokenised before.
-fn training_samples(recipe: &Recipe, folder: &ModelFolder) -> Result<Vec<Sample>> {
-    let Data { train, cache, .. } = &recipe.data;
-    let Place::Path(file) = train else {
-        let rows: Vec<Row> = corpus::generate(CORPUS_SEED)?.train.iter().map(Row::from).collect();
-        return samples(recipe, folder, &rows);
-    };
-    let renderer = renderer(recipe, folder);
-    let (samples, rendered) =
-        token_cache::samples(cache, file, &recipe.data.reading(), &renderer, &folder.tokenizer_json)?;
-    rendered.report();
-    Ok(samples)
 }
 
 fn train_one(method: MethodArg, recipe: &Recipe) -> Result<bool> {

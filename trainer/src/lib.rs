@@ -21,6 +21,7 @@ pub mod fit;
 pub mod fit_report;
 pub mod generate;
 pub mod hub;
+pub mod inputs;
 pub mod interrupt;
 pub mod jinja;
 pub mod log;

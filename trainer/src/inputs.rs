@@ -1,0 +1,61 @@
+//! What most verbs start from, as the recipe names it: a device, a model, rows as tokens.
+
+use anyhow::Result;
+use burn::tensor::Device;
+
+use crate::data::Row;
+use crate::model_folder::{ModelFolder, shipped};
+use crate::recipe::{Data, Place, Recipe};
+use crate::sample::{Renderer, Sample};
+use crate::{corpus, device, token_cache};
+
+/// The shipped base checkpoint knows the held-out facts of this corpus in English only.
+pub const CORPUS_SEED: u64 = 2506;
+
+/// Chooses the device and says which.
+pub fn announce() -> Device {
+    let (device, name) = device::choose();
+    println!("device: {name}");
+    device
+}
+
+/// The model that a recipe starts from.
+pub fn model(recipe: &Recipe, device: &Device) -> Result<ModelFolder> {
+    let path = match &recipe.model.path {
+        Place::Builtin => shipped("base"),
+        Place::Path(path) => path.clone(),
+    };
+    ModelFolder::load(&path, recipe.model.template.named(), recipe.optim.seed, device)
+}
+
+/// How the recipe turns rows into tokens of a model.
+pub fn renderer<'a>(recipe: &Recipe, folder: &'a ModelFolder) -> Renderer<'a> {
+    Renderer {
+        tokenizer: &folder.tokenizer,
+        template: folder.settings.template.clone(),
+        anchor: folder.settings.anchor,
+        cutoff: recipe.data.cutoff,
+        english_cutoff: recipe.data.english_cutoff,
+    }
+}
+
+/// Rows as tokens; what did not fit is said.
+pub fn samples(recipe: &Recipe, folder: &ModelFolder, rows: &[Row]) -> Result<Vec<Sample>> {
+    let (samples, rendered) = renderer(recipe, folder).samples(rows)?;
+    rendered.report();
+    Ok(samples)
+}
+
+/// The rows to train on, from the token cache where they were tokenised before.
+pub fn training_samples(recipe: &Recipe, folder: &ModelFolder) -> Result<Vec<Sample>> {
+    let Data { train, cache, .. } = &recipe.data;
+    let Place::Path(file) = train else {
+        let rows: Vec<Row> = corpus::generate(CORPUS_SEED)?.train.iter().map(Row::from).collect();
+        return samples(recipe, folder, &rows);
+    };
+    let renderer = renderer(recipe, folder);
+    let (samples, rendered) =
+        token_cache::samples(cache, file, &recipe.data.reading(), &renderer, &folder.tokenizer_json)?;
+    rendered.report();
+    Ok(samples)
+}
