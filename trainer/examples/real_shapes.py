@@ -9,7 +9,7 @@ import time
 import torch
 from transformers import AutoModelForCausalLM
 
-PROMPT, NEW_TOKENS, ROUNDS = 256, 16, 3
+PROMPT, NEW_TOKENS, ROUNDS = 256, 16, 2
 ROWS, OWN, ANSWER = 4, 96, 32
 folder, part = sys.argv[1:]
 started = time.perf_counter()

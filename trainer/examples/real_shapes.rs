@@ -24,7 +24,7 @@ use trainer::step::{Economy, Method, step};
 
 const PROMPT: usize = 256;
 const NEW_TOKENS: usize = 16;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 /// Rows, tokens of a prompt, of its English twin and of an answer in a training step.
 const BATCH: (usize, usize, usize, usize) = (4, 96, 80, 32);
 const PARTS: [&str; 6] = ["load", "generate", "sft f32", "cc f32", "sft bf16", "cc bf16"];
