@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use cctuning::bundle::Example;
 use cctuning::chat::Prompt;
 use cctuning::checkpoint::Storage;
 use cctuning::generate::Source;
@@ -108,6 +107,8 @@ enum DataVerb {
         #[command(flatten)]
         recipe: RecipeArgs,
     },
+    /// Print the sizes of the shipped corpus, per language and family
+    Stats,
     /// Write the rows of one of the paper's data settings
     Build {
         #[command(flatten)]
@@ -221,9 +222,13 @@ fn dispatch(verb: Verb) -> Result<bool> {
             let recipe = args.load()?;
             only_builtin("pretrain", "data.train", &recipe.data.train)?;
             only_builtin("pretrain", "model.path", &recipe.model.path)?;
-            let corpus = corpus::generate(CORPUS_SEED)?;
-            println!("{}", corpus::stats(&corpus));
-            pretrain::pretrain(&corpus, &recipe, &recipe.run.out, &announce(), &Interrupt::install()?)
+            pretrain::pretrain(
+                &corpus::generate(CORPUS_SEED)?,
+                &recipe,
+                &recipe.run.out,
+                &announce(),
+                &Interrupt::install()?,
+            )
         }
         Verb::Train { method, recipe } => train_one(method, &recipe.load()?),
         Verb::Plan(args) => {
@@ -244,6 +249,10 @@ fn dispatch(verb: Verb) -> Result<bool> {
             transplant(&args, &folder, samples, recipe.cc.seed, &Interrupt::install()?)
         }
         Verb::Data(DataVerb::Check { args, recipe }) => check(&args, &recipe.load()?, &Interrupt::install()?),
+        Verb::Data(DataVerb::Stats) => {
+            print!("{}", corpus::stats(&corpus::generate(CORPUS_SEED)?));
+            Ok(true)
+        }
         Verb::Data(DataVerb::Build { args, recipe }) => build(&args, &recipe.load()?, &Interrupt::install()?),
         Verb::Export(ExportVerb::Hf { folder, out, dtype, shard_size }) => {
             let folder = hub::resolve(&folder)?;
@@ -359,11 +368,15 @@ fn eval_folder(
     let options = crate::run::options(recipe, &folder, source)?;
     let answers =
         evaluate::answer(&folder.model, &folder.config, folder.folded_transform().as_ref(), &prompts, &options)?;
-    let score = evaluate::score(&samples, &answers, &folder.tokenizer)?;
-    for (lang, (right, asked)) in &score.languages {
-        println!("{lang:<8}{right:>6} of {asked:<6}{:>7.1} %", score.percent(lang));
+    let credits = evaluate::credits(&samples, &answers, &folder.tokenizer)?;
+    let mut languages: Vec<&str> = samples.iter().map(|sample| sample.lang.as_str()).collect();
+    languages.sort_unstable();
+    languages.dedup();
+    for lang in languages {
+        let (percent, asked) = evaluate::percent(&samples, &credits, |sample| sample.lang == lang);
+        println!("{lang:<8}{percent:>6.1} % of {asked}");
     }
-    println!("mean    {:>24.1} %", score.mean(|_| true));
+    println!("mean    {:>6.1} %", evaluate::percent(&samples, &credits, |_| true).0);
     Ok(true)
 }
 
@@ -375,13 +388,6 @@ fn export_bundle(vanilla: &Path, cc: &Path, data: &Path, out: &Path, max_new_tok
         .transform
         .as_ref()
         .with_context(|| format!("{}: no {TRANSFORM_FILE}; fit one first with `trainer fit {0}`", cc_path.display()))?;
-    let mut examples: Vec<Example> = Vec::new();
-    for row in read_rows(data)? {
-        if examples.iter().filter(|example| example.lang == row.lang).count() < 6 {
-            let Row { lang, instruction, instruction_en, output, .. } = row;
-            examples.push(Example { lang, prompt: instruction, english: instruction_en, gold: output });
-        }
-    }
     let bytes = export::bundle(
         &Content {
             title: &format!("{} and its vanilla twin", cc_path.display()),
@@ -389,7 +395,7 @@ fn export_bundle(vanilla: &Path, cc: &Path, data: &Path, out: &Path, max_new_tok
             vanilla: &vanilla,
             cc: &cc,
             transform,
-            examples: &examples,
+            examples: &export::examples(&read_rows(data)?),
             max_new_tokens,
         },
         out,

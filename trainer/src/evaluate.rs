@@ -12,6 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 
 use crate::sample::Sample;
+use crate::scorers::rouge::rouge_l;
 
 /// Slots of one batch, prompt and answer and padding together: a batch of a large model then fits beside its weights, and
 /// a GPU has enough to do.
@@ -85,35 +86,35 @@ pub fn at_most(limit: usize, mut samples: Vec<Sample>) -> Vec<Sample> {
     samples
 }
 
-/// Share of right answers per language.
-#[derive(Clone, Debug, Default, serde::Serialize)]
-pub struct Score {
-    /// Language to (right, asked).
-    pub languages: BTreeMap<String, (usize, usize)>,
+/// What each answer is worth, in the order of the samples; the family stands first in a sample's id.
+pub fn credits(samples: &[Sample], answers: &[Vec<u32>], tokenizer: &Tokenizer) -> Result<Vec<f64>> {
+    let of = |(sample, answer): (&Sample, &Vec<u32>)| {
+        let gold = tokenizer.decode(&sample.answer)?;
+        Ok(credit(sample.family(), &sample.lang, &tokenizer.decode(answer)?, &gold))
+    };
+    samples.iter().zip(answers).map(of).collect()
 }
 
-impl Score {
-    /// Percentage for one language.
-    pub fn percent(&self, lang: &str) -> f64 {
-        self.languages.get(lang).map_or(f64::NAN, |&(right, asked)| 100.0 * right as f64 / asked as f64)
+/// Mean in per cent over the samples that `keep` keeps, and their number. Every language weighs the same.
+pub fn percent(samples: &[Sample], credits: &[f64], keep: impl Fn(&Sample) -> bool) -> (f64, usize) {
+    let mut languages: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
+    for (sample, credit) in samples.iter().zip(credits).filter(|(sample, _)| keep(sample)) {
+        let (sum, asked) = languages.entry(&sample.lang).or_default();
+        (*sum, *asked) = (*sum + credit, *asked + 1);
     }
-
-    /// Mean of the percentages of all languages that `keep` keeps.
-    pub fn mean(&self, keep: impl Fn(&str) -> bool) -> f64 {
-        let kept: Vec<f64> = self.languages.keys().filter(|lang| keep(lang)).map(|lang| self.percent(lang)).collect();
-        kept.iter().sum::<f64>() / kept.len() as f64
-    }
+    let means = languages.values().map(|&(sum, asked)| 100.0 * sum / asked as f64).sum::<f64>();
+    (means / languages.len() as f64, languages.values().map(|&(_, asked)| asked).sum())
 }
 
-/// Counts an answer as right when it is the expected text, white space aside.
-pub fn score(samples: &[Sample], answers: &[Vec<u32>], tokenizer: &Tokenizer) -> Result<Score> {
-    let mut score = Score::default();
-    for (sample, answer) in samples.iter().zip(answers) {
-        let expected = tokenizer.decode(&sample.answer)?;
-        let found = tokenizer.decode(answer)?;
-        let entry = score.languages.entry(sample.lang.clone()).or_default();
-        entry.0 += usize::from(found.trim() == expected.trim());
-        entry.1 += 1;
+/// What an answer is worth, from 0 to 1: it must be the gold answer, in reading contain it as in the paper; a summary is
+/// worth its ROUGE-L.
+pub fn credit(family: &str, lang: &str, answer: &str, gold: &str) -> f64 {
+    let (answer, gold) = (answer.trim(), gold.trim());
+    match family {
+        // Between words these scripts set no space.
+        "summary" if ["ja", "th", "zh"].contains(&lang) => rouge_l("char", lang, gold, answer),
+        "summary" => rouge_l("unicode", lang, gold, answer),
+        "reading" => f64::from(answer.contains(gold)),
+        _ => f64::from(answer == gold),
     }
-    Ok(score)
 }

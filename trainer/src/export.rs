@@ -18,6 +18,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::corpus::LANGUAGES;
+use crate::data::Row;
 use crate::model_folder::ModelFolder;
 use crate::run_folder::{stream_file_atomically, write_file_atomically};
 use crate::weight_files::remove;
@@ -25,6 +26,8 @@ use crate::weight_files::remove;
 const MANIFEST_FILE: &str = "manifest.json";
 const TOKENIZER_FILE: &str = "tokenizer.json";
 const EXAMPLES_FILE: &str = "examples.json";
+/// Prompts per language that the page offers.
+const EXAMPLES_PER_LANGUAGE: usize = 6;
 const GOLDEN_FILE: &str = "golden.json";
 /// What a shard's header may take of it.
 const HEADER_BYTES: usize = 1 << 16;
@@ -215,6 +218,36 @@ fn manifest(content: &Content, weights: &Weights, small: &BTreeMap<&str, Vec<u8>
         },
         files,
     }
+}
+
+/// What the page offers to ask: per language one row of each task, then a second of each.
+pub fn examples(rows: &[Row]) -> Vec<Example> {
+    let mut asked: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut turns: Vec<(usize, &Row)> = Vec::new();
+    for row in rows {
+        let turn = asked.entry((&row.lang, &row.task)).or_default();
+        *turn += 1;
+        turns.push((*turn, row));
+    }
+    turns.sort_by_key(|&(turn, _)| turn);
+    let mut taken: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
+    let mut languages: Vec<&str> = Vec::new();
+    for (_, row) in turns {
+        let of_language = taken.entry(&row.lang).or_default();
+        if of_language.is_empty() {
+            languages.push(&row.lang);
+        }
+        if of_language.len() < EXAMPLES_PER_LANGUAGE {
+            of_language.push(row);
+        }
+    }
+    let example = |row: &Row| Example {
+        lang: row.lang.clone(),
+        prompt: row.instruction.clone(),
+        english: row.instruction_en.clone(),
+        gold: row.output.clone(),
+    };
+    languages.iter().flat_map(|lang| taken[lang].iter().map(|row| example(row))).collect()
 }
 
 /// The golden answers, as many of them as a page can be asked to fetch.

@@ -24,7 +24,7 @@ use crate::sample::Sample;
 use crate::step::Method;
 use crate::train::{Ended, train};
 
-const VOCAB_SIZE: usize = 3072;
+const VOCAB_SIZE: usize = 4096;
 const CONTROL: [&str; 3] = ["<|user|>", "<|assistant|>", "<|end|>"];
 
 /// Sizes of the shipped model: about 1.6 million parameters.

@@ -1,21 +1,19 @@
 //! The default run, the whole system in one line: fine-tune twice from the same start, fit, evaluate, export.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
 use burn::tensor::Device;
-use cctuning::bundle::Example;
 use cctuning::chat::Prompt;
 use cctuning::checkpoint::Storage;
 use cctuning::generate::{GenerateOptions, Source};
 use cctuning::model::CcModel;
 use cctuning::sampling::Sampling;
-use cctuning::tokenizer::Tokenizer;
 
+use crate::corpus::family::Family;
 use crate::corpus::{Corpus, Item, LANGUAGES};
 use crate::data::Row;
-use crate::evaluate::{Score, answer, at_most, score};
+use crate::evaluate::{answer, at_most, credits, percent};
 use crate::export::{self, Content};
 use crate::fit::{Reading, fit};
 use crate::fit_report::Fitted;
@@ -26,9 +24,6 @@ use crate::run_folder::write_file_atomically;
 use crate::sample::{Renderer, Sample};
 use crate::step::Method;
 use crate::train::{Ended, describe, train};
-
-/// Held-out prompts per language that the page offers.
-const EXAMPLES_PER_LANGUAGE: usize = 6;
 
 /// The columns of the table: name, whether the CC-Tuned model answers, and from where its connection comes.
 const COLUMNS: [(&str, bool, Source); 5] = [
@@ -120,9 +115,9 @@ fn evaluate(
         let options = options(recipe, base, source)?;
         let model = if connected { cc } else { sft };
         let answers = answer(model, &base.config, Some(&folded), &prompts, &options)?;
-        columns.push((name, judge(test, &answers, &base.tokenizer)?));
+        columns.push((name, credits(test, &answers, &base.tokenizer)?));
     }
-    Ok(render_table(&columns))
+    Ok(render_table(test, &columns))
 }
 
 /// Greedy answering with the recipe's connection.
@@ -136,45 +131,31 @@ pub fn options(recipe: &Recipe, base: &ModelFolder, source: Source) -> Result<Ge
     })
 }
 
-/// Scores over everything, held-out facts and held-out phrasings.
-struct Judged {
-    all: Score,
-    facts: Score,
-    phrasings: Score,
-}
-
-fn judge(test: &[Sample], answers: &[Vec<u32>], tokenizer: &Tokenizer) -> Result<Judged> {
-    let part = |kind: &str| {
-        let chosen = test.iter().zip(answers).filter(|(sample, _)| sample.id.ends_with(kind));
-        let (samples, answers): (Vec<Sample>, Vec<Vec<u32>>) = chosen.map(|(s, a)| (s.clone(), a.clone())).unzip();
-        score(&samples, &answers, tokenizer)
-    };
-    Ok(Judged { all: score(test, answers, tokenizer)?, facts: part("/fact")?, phrasings: part("/phrasing")? })
-}
-
-fn render_table(columns: &[(&str, Judged)]) -> String {
+/// One column for each way of answering: the families, then the languages.
+fn render_table(test: &[Sample], columns: &[(&str, Vec<f64>)]) -> String {
     let mut text = format!("{:<22}{:>5}", "right answers, %", "n");
     for (name, _) in columns {
         text += &format!("{name:>14}");
     }
     text.push('\n');
-    let mut row = |label: &str, n: usize, value: &dyn Fn(&Judged) -> f64| {
+    let mut row = |label: &str, keep: &dyn Fn(&Sample) -> bool| {
+        let n = percent(test, &columns[0].1, keep).1;
         text += &format!("{label:<22}{n:>5}");
-        for (_, judged) in columns {
-            text += &format!("{:>14.1}", value(judged));
+        for (_, credits) in columns {
+            text += &format!("{:>14.1}", percent(test, credits, keep).0);
         }
         text.push('\n');
     };
-    let first = &columns[0].1;
-    for language in LANGUAGES {
-        let n = first.all.languages.get(language.code).map_or(0, |&(_, asked)| asked);
-        row(language.name, n, &|judged| judged.all.percent(language.code));
+    let foreign = |sample: &Sample| sample.lang != "en";
+    for family in Family::ALL {
+        row(family.name(), &|sample| foreign(sample) && sample.family() == family.name());
     }
-    let foreign = |lang: &str| lang != "en";
-    let asked = |score: &Score| score.languages.iter().filter(|(lang, _)| foreign(lang)).map(|(_, s)| s.1).sum();
-    row("mean without English", asked(&first.all), &|judged| judged.all.mean(foreign));
-    row("  held-out facts", asked(&first.facts), &|judged| judged.facts.mean(foreign));
-    row("  held-out phrasings", asked(&first.phrasings), &|judged| judged.phrasings.mean(foreign));
+    row("all without English", &foreign);
+    row("  held-out facts", &|sample| foreign(sample) && sample.id.ends_with("/fact"));
+    row("  held-out phrasings", &|sample| foreign(sample) && sample.id.ends_with("/phrasing"));
+    for language in LANGUAGES {
+        row(language.name, &|sample| sample.lang == language.code);
+    }
     text
 }
 
@@ -187,40 +168,17 @@ fn write_bundle(
     test: &[Item],
     out: &Path,
 ) -> Result<u64> {
-    let examples: Vec<Example> = LANGUAGES
-        .iter()
-        .flat_map(|language| {
-            // One of each task, then a second of each.
-            let mut asked = BTreeMap::new();
-            let own = test.iter().filter(|item| item.lang == language.code);
-            let mut own: Vec<(usize, &Item)> = own
-                .map(|item| {
-                    let round = asked.entry(&item.task).or_insert(0);
-                    *round += 1;
-                    (*round, item)
-                })
-                .collect();
-            own.sort_by_key(|&(round, _)| round);
-            own.into_iter().map(|(_, item)| item).take(EXAMPLES_PER_LANGUAGE)
-        })
-        .map(|item| Example {
-            lang: item.lang.clone(),
-            prompt: item.instruction.clone(),
-            english: item.instruction_en.clone(),
-            gold: item.output.clone(),
-        })
-        .collect();
     // The page's host computes on whatever device it has; a bundle is made and proved on the CPU.
     let on_cpu = |model: CcModel| burn::module::Module::to_device(model, &Device::flex());
     let origin = format!("trainer run, seed {}, data seed {}", recipe.optim.seed, recipe.data.seed);
     export::bundle(
         &Content {
-            title: "Small facts in eight languages",
+            title: "A small world in 22 languages",
             origin: &origin,
             vanilla: &base.with_model(on_cpu(sft))?,
             cc: &base.with_model(on_cpu(cc))?,
             transform: &fitted.transform,
-            examples: &examples,
+            examples: &export::examples(&test.iter().map(Row::from).collect::<Vec<_>>()),
             max_new_tokens: recipe.eval.max_new_tokens,
         },
         out,

@@ -26,6 +26,11 @@ impl Sample {
     pub fn len(&self) -> usize {
         self.prompt.ids.len() + self.answer.len() - 1
     }
+
+    /// The task family of a row of the shipped corpus.
+    pub fn family(&self) -> &str {
+        self.id.split('/').next().unwrap_or_default()
+    }
 }
 
 /// How rows are turned into tokens.

@@ -1,20 +1,20 @@
-//! The shipped parallel corpus: a small closed world of true facts in every language of `LANGUAGES`.
-//! `generate` is a pure function of its seed. What is written by hand lives in `assets/corpus`; this
-//! module only joins words, facts and phrasings. It knows nothing of tokenizers, templates of chat or models.
+//! The shipped parallel corpus: a small closed world of true facts in every language of `LANGUAGES`, asked in six families.
+//! `generate` is a pure function of its seed. What is written by hand lives in `assets/corpus`; this module only joins
+//! words, facts and phrasings. It knows nothing of tokenizers, templates of chat or models.
 
-pub mod lexicon;
+pub mod family;
 pub mod split;
+pub mod text;
 pub mod world;
 
 use anyhow::Result;
-use lexicon::Word;
+use family::{Family, HELD_PHRASING, PHRASINGS, Unit, World};
 use serde::Serialize;
-use split::{HeldOut, hash};
+use split::{HeldOut, balanced, hash};
 use std::collections::HashSet;
 use std::fmt::Write;
-use world::{Fact, HELD_PHRASING, PHRASINGS, World};
 
-/// One language of the corpus: a column of every lexicon table, a row of every task table.
+/// One language of the corpus: a file of text.
 pub struct Language {
     pub code: &'static str,
     pub name: &'static str,
@@ -26,34 +26,59 @@ const fn language(code: &'static str, name: &'static str, endonym: &'static str)
     Language { code, name, endonym, right_to_left: false }
 }
 
-/// English comes first; the order is that of the columns.
-pub const LANGUAGES: [Language; 8] = [
+const fn right_to_left(code: &'static str, name: &'static str, endonym: &'static str) -> Language {
+    Language { code, name, endonym, right_to_left: true }
+}
+
+/// The languages of the paper; English comes first.
+pub const LANGUAGES: [Language; 22] = [
     language("en", "English", "English"),
-    Language { code: "ar", name: "Arabic", endonym: "العربية", right_to_left: true },
-    language("zh", "Chinese", "中文"),
-    language("hi", "Hindi", "हिन्दी"),
-    language("ru", "Russian", "Русский"),
+    right_to_left("ar", "Arabic", "العربية"),
+    language("bn", "Bengali", "বাংলা"),
+    language("de", "German", "Deutsch"),
+    language("el", "Greek", "Ελληνικά"),
     language("es", "Spanish", "Español"),
+    language("eu", "Basque", "Euskara"),
+    language("fr", "French", "Français"),
+    language("hi", "Hindi", "हिन्दी"),
+    language("id", "Indonesian", "Bahasa Indonesia"),
+    language("ja", "Japanese", "日本語"),
+    language("ko", "Korean", "한국어"),
+    language("pt", "Portuguese", "Português"),
+    language("ru", "Russian", "Русский"),
     language("sw", "Swahili", "Kiswahili"),
+    language("te", "Telugu", "తెలుగు"),
+    language("th", "Thai", "ไทย"),
     language("tr", "Turkish", "Türkçe"),
+    right_to_left("ur", "Urdu", "اردو"),
+    language("vi", "Vietnamese", "Tiếng Việt"),
+    language("yo", "Yoruba", "Yorùbá"),
+    language("zh", "Chinese", "中文"),
 ];
 const ENGLISH: usize = 0;
 
-/// How often every English line stands in the base text, so that about two lines in three are English.
-const ENGLISH_REPEATS: usize = 5;
-const TRAIN_PER_LANGUAGE: usize = 540;
-const PAIRS_PER_LANGUAGE: usize = 160;
-/// (held-out facts in seen phrasings, seen facts in the held-out phrasing)
-const TEST: (usize, usize) = (54, 18);
-const VALIDATION: (usize, usize) = (16, 6);
-/// English holds out no fact, only a phrasing.
-const TEST_ENGLISH: usize = 40;
-const VALIDATION_ENGLISH: usize = 22;
+/// Share of the base text that is English, in characters.
+const ENGLISH_SHARE: f64 = 0.9;
+/// One in this many of a language's facts stands as a sentence in its base text.
+const SENTENCE_OF: u64 = 2;
+/// One in this many news and summaries stands in one pass of base text.
+const NEWS_OF: u64 = 8;
+
+/// How many of each family, in the order of `Family::ALL`, per language.
+const TRAIN: [usize; 6] = [70, 40, 30, 24, 24, 12];
+const PAIRS: [usize; 6] = [40, 15, 15, 10, 12, 8];
+/// Held-out facts in seen phrasings; English holds out no fact.
+const TEST_FACTS: usize = 9;
+const VALIDATION_FACTS: usize = 3;
+/// Seen facts in the held-out phrasing.
+const TEST_PHRASINGS: usize = 3;
+const VALIDATION_PHRASINGS: usize = 1;
 
 /// A question and its answer in one language, with the English twin of both.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Item {
     pub id: String,
+    /// The name of its family.
     pub task: String,
     pub lang: String,
     pub instruction: String,
@@ -74,6 +99,13 @@ impl BaseText {
         match self {
             BaseText::Sentence { lang, .. } => lang,
             BaseText::Exchange(item) => &item.lang,
+        }
+    }
+
+    fn characters(&self) -> usize {
+        match self {
+            BaseText::Sentence { text, .. } => text.chars().count(),
+            BaseText::Exchange(item) => item.instruction.chars().count() + item.output.chars().count(),
         }
     }
 }
@@ -97,38 +129,47 @@ pub struct Corpus {
 /// A table in `assets/corpus` with a missing cell, an unknown word or a malformed line.
 pub fn generate(seed: u64) -> Result<Corpus> {
     let world = World::load()?;
-    let held = HeldOut::choose(&world, seed);
+    let held = HeldOut::choose(&world.units, seed);
     let mut corpus = Corpus { base: vec![], train: vec![], validation: vec![], test: vec![], pairs: vec![] };
-
-    for lang in 0..LANGUAGES.len() {
-        let code = LANGUAGES[lang].code;
-        let order =
-            |salt: &str, keep: &dyn Fn(&Fact) -> bool| split::balanced(&world, seed, &format!("{code}/{salt}"), keep);
-        let seen = order("seen", &|fact| !held.contains(lang, fact));
-        let (test, validation) =
-            if lang == ENGLISH { ((0, TEST_ENGLISH), (0, VALIDATION_ENGLISH)) } else { (TEST, VALIDATION) };
-
-        for (part, target, count) in
-            [(&held.test, &mut corpus.test, test.0), (&held.validation, &mut corpus.validation, validation.0)]
-        {
-            for fact in order("fact", &|fact| part[lang].contains(&fact.key)).into_iter().take(count) {
-                let phrasing = hash(seed, &[code, &fact.id, "phrasing"]) as usize % HELD_PHRASING;
-                target.push(world.item(fact, lang, phrasing, "fact"));
+    for (lang, language) in LANGUAGES.iter().enumerate() {
+        let code = language.code;
+        for (at, family) in Family::ALL.into_iter().enumerate() {
+            let order = |salt: &str, keep: &dyn Fn(&Unit) -> bool| {
+                let units = world.units.iter().filter(|unit| unit.family == family && keep(unit));
+                balanced(units, seed, &format!("{code}/{salt}"))
+            };
+            let seen = |unit: &Unit| !held.contains(lang, unit);
+            for (part, target, count) in [
+                (&held.test, &mut corpus.test, TEST_FACTS),
+                (&held.validation, &mut corpus.validation, VALIDATION_FACTS),
+            ] {
+                for unit in order("fact", &|unit| part[lang].contains(&unit.key)).into_iter().take(count) {
+                    let phrasing = hash(seed, &[code, &unit.id, "phrasing"]) as usize % HELD_PHRASING;
+                    target.push(world.item(unit, lang, phrasing, code, "fact"));
+                }
             }
-        }
-        let (first, rest) = seen.split_at(test.1);
-        corpus.test.extend(first.iter().map(|fact| world.item(fact, lang, HELD_PHRASING, "phrasing")));
-        corpus
-            .validation
-            .extend(rest[..validation.1].iter().map(|fact| world.item(fact, lang, HELD_PHRASING, "phrasing")));
+            let mut rephrased = order("phrasing", &seen).into_iter();
+            for (target, count) in [(&mut corpus.test, TEST_PHRASINGS), (&mut corpus.validation, VALIDATION_PHRASINGS)]
+            {
+                let units = rephrased.by_ref().take(count);
+                target.extend(units.map(|unit| world.item(unit, lang, HELD_PHRASING, code, "phrasing")));
+            }
 
-        let items = training_items(&world, &held, lang, seed);
-        if lang == ENGLISH {
-            corpus.train.extend(items.into_iter().take(TRAIN_PER_LANGUAGE));
-        } else {
-            // The pairs start from the far end: phrasings that fine-tuning leaves over come first.
-            corpus.pairs.extend(items.iter().rev().take(PAIRS_PER_LANGUAGE).cloned());
-            corpus.train.extend(items.into_iter().take(TRAIN_PER_LANGUAGE));
+            // Every seen unit in one phrasing, then in a second, then in a third.
+            let units = order("train", &seen);
+            let items = (0..HELD_PHRASING).flat_map(|turn| {
+                let world = &world;
+                units.iter().map(move |unit| {
+                    let phrasing = (hash(seed, &[code, &unit.id, "first"]) as usize + turn) % HELD_PHRASING;
+                    world.item(unit, lang, phrasing, &format!("{code}/{turn}"), PHRASINGS[phrasing])
+                })
+            });
+            let items: Vec<Item> = items.collect();
+            if lang != ENGLISH {
+                // The pairs start from the far end: what fine-tuning leaves over comes first.
+                corpus.pairs.extend(items.iter().rev().take(PAIRS[at]).cloned());
+            }
+            corpus.train.extend(items.into_iter().take(TRAIN[at]));
         }
     }
     corpus.base = base_text(&world, &held, &corpus, seed);
@@ -137,54 +178,70 @@ pub fn generate(seed: u64) -> Result<Corpus> {
     Ok(corpus)
 }
 
-/// Every seen fact in every seen phrasing: first one phrasing of each fact, then a second, then a third.
-fn training_items(world: &World, held: &HeldOut, lang: usize, seed: u64) -> Vec<Item> {
-    let code = LANGUAGES[lang].code;
-    let mut ranked = vec![];
-    for fact in world.facts().filter(|fact| !held.contains(lang, fact)) {
-        let first = hash(seed, &[code, &fact.id, "first"]) as usize;
-        for rank in 0..HELD_PHRASING {
-            ranked.push((rank, hash(seed, &[code, &fact.id, "train"]), fact, (first + rank) % HELD_PHRASING));
-        }
-    }
-    ranked.sort_by_key(|&(rank, order, ..)| (rank, order));
-    ranked.into_iter().map(|(_, _, fact, phrasing)| world.item(fact, lang, phrasing, PHRASINGS[phrasing])).collect()
-}
-
+/// The other languages once, then passes of English until it has its share.
 fn base_text(world: &World, held: &HeldOut, corpus: &Corpus, seed: u64) -> Vec<BaseText> {
-    let tested: HashSet<_> = corpus
-        .test
-        .iter()
-        .chain(&corpus.validation)
-        .filter(|item| item.lang == "en")
-        .map(|item| item.instruction.as_str())
-        .collect();
-    let sentence = |lang: usize, text| BaseText::Sentence { lang: LANGUAGES[lang].code.into(), text };
-    let (mut english, mut base) = (vec![], vec![]);
-    for fact in world.facts() {
-        english.extend(world.sentences(fact, ENGLISH).map(|text| sentence(ENGLISH, text)));
-        let asked = (0..=HELD_PHRASING).map(|phrasing| world.item(fact, ENGLISH, phrasing, PHRASINGS[phrasing]));
-        english.extend(asked.filter(|item| !tested.contains(item.instruction.as_str())).map(BaseText::Exchange));
-        for lang in (1..LANGUAGES.len()).filter(|&lang| !held.contains(lang, fact)) {
-            base.extend(world.sentences(fact, lang).map(|text| sentence(lang, text)));
+    let mut base = vec![];
+    for (lang, language) in LANGUAGES.iter().enumerate().skip(1) {
+        let code = language.code;
+        let units = world.units.iter().filter(|unit| unit.family != Family::Choice && !held.contains(lang, unit));
+        for unit in units.filter(|unit| hash(seed, &[code, &unit.id, "base"]).is_multiple_of(one_of(unit))) {
+            let sentences = world.sentences(unit, lang, code).into_iter();
+            base.extend(sentences.map(|text| BaseText::Sentence { lang: code.into(), text }));
         }
+        let words = world.text.words().iter();
+        base.extend(words.flat_map(|word| translations(world, word, lang)).map(BaseText::Exchange));
     }
-    for lang in 1..LANGUAGES.len() {
-        base.extend(world.lexicon.words().flat_map(|word| translations(word, lang)).map(BaseText::Exchange));
-    }
-    for _ in 0..ENGLISH_REPEATS {
-        base.extend(english.iter().cloned());
+    let tested: HashSet<_> = corpus.test.iter().chain(&corpus.validation).map(|item| &item.instruction_en).collect();
+    let characters = |base: &[BaseText]| base.iter().map(BaseText::characters).sum::<usize>() as f64;
+    let mut missing = characters(&base) * ENGLISH_SHARE / (1.0 - ENGLISH_SHARE);
+    for pass in 0.. {
+        let english = english_pass(world, pass, seed);
+        let english: Vec<BaseText> = english
+            .into_iter()
+            .filter(|text| !matches!(text, BaseText::Exchange(item) if tested.contains(&item.instruction)))
+            .collect();
+        missing -= characters(&english);
+        base.extend(english);
+        if missing <= 0.0 {
+            break;
+        }
     }
     shuffle(&mut base, seed, "base");
     base
 }
 
+/// Every fact as sentences and as a question, and something of every other family; each pass words it differently.
+fn english_pass(world: &World, pass: usize, seed: u64) -> Vec<BaseText> {
+    let salt = format!("base {pass}");
+    let mut english = vec![];
+    for unit in &world.units {
+        if unit.family == Family::Question {
+            let sentences = world.sentences(unit, ENGLISH, &salt).into_iter();
+            english.extend(sentences.map(|text| BaseText::Sentence { lang: "en".into(), text }));
+        }
+        if unit.family != Family::Summary || hash(seed, &[&salt, &unit.id, "base"]).is_multiple_of(NEWS_OF) {
+            let phrasing = (hash(seed, &[&unit.id, "english"]) as usize).wrapping_add(pass) % PHRASINGS.len();
+            english.push(BaseText::Exchange(world.item(unit, ENGLISH, phrasing, &salt, PHRASINGS[phrasing])));
+        }
+    }
+    english
+}
+
+/// How rarely a unit becomes a sentence of a language's base text.
+fn one_of(unit: &Unit) -> u64 {
+    match unit.family {
+        Family::Summary | Family::Story => NEWS_OF,
+        _ => SENTENCE_OF,
+    }
+}
+
 /// A word into the language and back again, from each of its forms.
-fn translations(word: &Word, lang: usize) -> Vec<Item> {
+fn translations(world: &World, word: &str, lang: usize) -> Vec<Item> {
     let Language { code, name, .. } = LANGUAGES[lang];
-    let english = word.base(ENGLISH);
+    let (english, base, inflected) =
+        (world.text.base(ENGLISH, word), world.text.base(lang, word), world.text.inflected(lang, word));
     let exchange = |direction: &str, instruction: String, output: &str| Item {
-        id: format!("translate/{}/{}/{code}/{direction}", word.namespace, word.id),
+        id: format!("translate/{word}/{code}/{direction}"),
         task: "translate".into(),
         lang: code.into(),
         instruction_en: instruction.clone(),
@@ -193,12 +250,10 @@ fn translations(word: &Word, lang: usize) -> Vec<Item> {
         output_en: english.into(),
     };
     let back = |form: &str| format!("Translate to English: {form}");
-    let mut items = vec![
-        exchange("to", format!("Translate to {name}: {english}"), word.base(lang)),
-        exchange("from", back(word.base(lang)), english),
-    ];
-    if word.inflected(lang) != word.base(lang) {
-        items.push(exchange("from-inflected", back(word.inflected(lang)), english));
+    let mut items =
+        vec![exchange("to", format!("Translate to {name}: {english}"), base), exchange("from", back(base), english)];
+    if inflected != base {
+        items.push(exchange("from-inflected", back(inflected), english));
     }
     items
 }
@@ -210,25 +265,32 @@ fn shuffle<T>(rows: &mut Vec<T>, seed: u64, salt: &str) {
     rows.extend(keyed.into_iter().map(|(_, row)| row));
 }
 
-/// Rows per language and split, as a printed table.
+/// Rows per language and split, then per family, as a printed table.
 pub fn stats(corpus: &Corpus) -> String {
     let mut table = format!(
-        "{:<10}{:>8}{:>8}{:>12}{:>8}{:>8}  script\n",
-        "language", "base", "train", "validation", "test", "pairs"
+        "{:<12}{:>8}{:>10}{:>8}{:>12}{:>8}{:>8}  script\n",
+        "language", "base", "thereof %", "train", "validation", "test", "pairs"
     );
-    let count =
-        |rows: &[Item], code: Option<&str>| rows.iter().filter(|row| code.is_none_or(|code| row.lang == code)).count();
-    let mut line = |name: &str, script: &str, code: Option<&str>| {
-        let base = corpus.base.iter().filter(|row| code.is_none_or(|code| row.lang() == code)).count();
-        let [train, validation, test, pairs] =
-            [&corpus.train, &corpus.validation, &corpus.test, &corpus.pairs].map(|rows| count(rows, code));
-        writeln!(table, "{name:<10}{base:>8}{train:>8}{validation:>12}{test:>8}{pairs:>8}  {script}")
-            .expect("writing to a string");
+    let everything: usize = corpus.base.iter().map(BaseText::characters).sum();
+    let mut line = |name: &str, note: &str, base: Option<&dyn Fn(&BaseText) -> bool>, keep: &dyn Fn(&Item) -> bool| {
+        let lines: Vec<_> = corpus.base.iter().filter(|text| base.is_none_or(|keep| keep(text))).collect();
+        let share: usize = lines.iter().map(|text| text.characters()).sum();
+        let [train, validation, test, pairs] = [&corpus.train, &corpus.validation, &corpus.test, &corpus.pairs]
+            .map(|rows| rows.iter().filter(|item| keep(item)).count());
+        let share = 100.0 * share as f64 / everything.max(1) as f64;
+        let row = format!("{:>8}{share:>10.1}{train:>8}{validation:>12}{test:>8}{pairs:>8}  {note}", lines.len());
+        writeln!(table, "{name:<12}{row}").expect("writing to a string");
     };
     for language in &LANGUAGES {
         let direction = if language.right_to_left { "right to left" } else { "left to right" };
-        line(language.name, &format!("{direction}, {}", language.endonym), Some(language.code));
+        let note = format!("{direction}, {}", language.endonym);
+        let own = |text: &BaseText| text.lang() == language.code;
+        line(language.name, &note, Some(&own), &|item| item.lang == language.code);
     }
-    line("all", "", None);
+    for family in Family::ALL {
+        let own = |text: &BaseText| matches!(text, BaseText::Exchange(item) if item.task == family.name());
+        line(family.name(), "", Some(&own), &|item| item.task == family.name());
+    }
+    line("all", "", None, &|_| true);
     table
 }

@@ -1,33 +1,34 @@
-//! What each language never sees: seeded hashes choose, per task, the facts that are held out, and
-//! the order in which facts are drawn. A hash, not a generator's stream, so that adding a language
-//! or a task leaves the choices of the others alone. Knows nothing of text.
+//! What each language never sees: seeded hashes choose, per kind of fact, those that are held out, and the order in which
+//! units are drawn. A hash, not a generator's stream, so that adding a language or a task leaves the choices of the others
+//! alone. Knows nothing of text.
 
-use super::world::{Fact, World};
+use super::family::Unit;
 use super::{ENGLISH, LANGUAGES};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// One fact in `HELD_SHARE` is held out, and of those one in `HELD_SHARE` goes to validation.
+/// One key in `HELD_SHARE` is held out, and of those one in `HELD_SHARE` goes to validation.
 const HELD_SHARE: usize = 4;
 
-/// Keys of the held-out facts, per language.
+/// Keys of the held-out units, per language. English holds out none.
 pub struct HeldOut {
     pub test: Vec<BTreeSet<String>>,
     pub validation: Vec<BTreeSet<String>>,
 }
 
 impl HeldOut {
-    pub fn choose(world: &World, seed: u64) -> Self {
-        let mut held = HeldOut {
-            test: vec![BTreeSet::new(); LANGUAGES.len()],
-            validation: vec![BTreeSet::new(); LANGUAGES.len()],
-        };
-        for task in world.tasks.iter().filter(|task| task.key == task.name) {
-            let keys: BTreeSet<_> = task.facts.iter().map(|fact| fact.key.as_str()).collect();
+    pub fn choose(units: &[Unit], seed: u64) -> Self {
+        let mut groups: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for unit in units {
+            groups.entry(unit.key.split('/').next().unwrap_or_default()).or_default().insert(&unit.key);
+        }
+        let none = vec![BTreeSet::new(); LANGUAGES.len()];
+        let mut held = HeldOut { test: none.clone(), validation: none };
+        for keys in groups.values() {
             for (lang, language) in LANGUAGES.iter().enumerate().filter(|&(lang, _)| lang != ENGLISH) {
                 let mut keys: Vec<_> = keys.iter().collect();
                 keys.sort_by_key(|key| hash(seed, &[language.code, key, "held"]));
-                keys.truncate(keys.len() / HELD_SHARE);
-                let validation = keys.len() / HELD_SHARE;
+                keys.truncate(keys.len().div_ceil(HELD_SHARE));
+                let validation = keys.len().div_ceil(HELD_SHARE);
                 held.validation[lang].extend(keys[..validation].iter().map(|key| key.to_string()));
                 held.test[lang].extend(keys[validation..].iter().map(|key| key.to_string()));
             }
@@ -35,30 +36,32 @@ impl HeldOut {
         held
     }
 
-    pub fn contains(&self, lang: usize, fact: &Fact) -> bool {
-        self.test[lang].contains(&fact.key) || self.validation[lang].contains(&fact.key)
+    pub fn contains(&self, lang: usize, unit: &Unit) -> bool {
+        self.test[lang].contains(&unit.key) || self.validation[lang].contains(&unit.key)
     }
 }
 
-/// The facts that `keep` admits, the tasks taking turns, each key at most once.
-pub fn balanced<'w>(world: &'w World, seed: u64, salt: &str, keep: &dyn Fn(&Fact) -> bool) -> Vec<&'w Fact> {
-    let mut queues: Vec<Vec<&Fact>> =
-        world.tasks.iter().map(|task| task.facts.iter().filter(|fact| keep(fact)).collect()).collect();
-    for queue in &mut queues {
-        queue.sort_by_key(|fact| std::cmp::Reverse(hash(seed, &[salt, &fact.id])));
+/// Units in a drawn order in which the kinds take turns; a key comes again only when every other has come as often.
+pub fn balanced<'w>(units: impl Iterator<Item = &'w Unit>, seed: u64, salt: &str) -> Vec<&'w Unit> {
+    let mut kinds: BTreeMap<&str, Vec<&Unit>> = BTreeMap::new();
+    for unit in units {
+        kinds.entry(unit.kind).or_default().push(unit);
     }
-    let (mut taken, mut order) = (HashSet::new(), vec![]);
-    while queues.iter().any(|queue| !queue.is_empty()) {
-        for queue in &mut queues {
-            while let Some(fact) = queue.pop() {
-                if taken.insert(&fact.key) {
-                    order.push(fact);
-                    break;
-                }
-            }
-        }
+    let mut order = vec![];
+    for units in kinds.values_mut() {
+        units.sort_by_key(|unit| hash(seed, &[salt, &unit.id]));
+        let mut times: HashMap<&str, usize> = HashMap::new();
+        let mut ranked = units.iter().map(|unit| {
+            let times = times.entry(&unit.key).or_default();
+            *times += 1;
+            (*times, *unit)
+        });
+        let mut ranked: Vec<_> = ranked.by_ref().collect();
+        ranked.sort_by_key(|&(times, _)| times);
+        order.extend(ranked.into_iter().enumerate().map(|(turn, (times, unit))| (times, turn, unit)));
     }
-    order
+    order.sort_by_key(|&(times, turn, _)| (times, turn));
+    order.into_iter().map(|(.., unit)| unit).collect()
 }
 
 /// FNV-1a over the seed and the parts, then a finalizer: the same number on every machine.
