@@ -43,8 +43,9 @@ impl Family {
 pub const PHRASINGS: [&str; 4] = ["ask1", "ask2", "ask3", "held"];
 pub const HELD_PHRASING: usize = 3;
 
-/// Tasks whose other answers may be right too: a country has several official languages.
-const OPEN_ENDED: &str = "language";
+/// Tasks without a choice, because another answer may be right too: a country has several official languages, and some
+/// languages call several currencies by one word.
+const OPEN_ENDED: [&str; 2] = ["language", "currency"];
 /// The frame of an entailment and the task whose facts fill it.
 const ENTAILMENTS: [(&str, &str); 4] = [("city", "country"), ("animal", "class"), ("day", "day"), ("food", "food")];
 const VERDICTS: [&str; 3] = ["yes", "perhaps", "no"];
@@ -244,7 +245,7 @@ fn units(text: &Text, facts: &[Fact]) -> Vec<Unit> {
     };
     for (index, fact) in facts.iter().enumerate() {
         add(Family::Question, fact.id.clone(), fact.task, fact.key.clone(), What::Fact(index));
-        if fact.task != OPEN_ENDED {
+        if !OPEN_ENDED.contains(&fact.task) {
             add(Family::Choice, fact.id.clone(), fact.task, fact.key.clone(), What::Fact(index));
         }
         if let Some((frame, _)) = ENTAILMENTS.iter().find(|(_, task)| *task == fact.task) {

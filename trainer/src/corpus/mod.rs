@@ -249,9 +249,8 @@ fn translations(world: &World, word: &str, lang: usize) -> Vec<Item> {
         output: output.into(),
         output_en: english.into(),
     };
-    let back = |form: &str| format!("Translate to English: {form}");
-    let mut items =
-        vec![exchange("to", format!("Translate to {name}: {english}"), base), exchange("from", back(base), english)];
+    let back = |form: &str| format!("{form} in English");
+    let mut items = vec![exchange("to", format!("{english} in {name}"), base), exchange("from", back(base), english)];
     if inflected != base {
         items.push(exchange("from-inflected", back(inflected), english));
     }
