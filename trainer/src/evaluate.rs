@@ -75,11 +75,11 @@ pub fn others(n: usize, seed: u64) -> Result<Vec<usize>> {
     Ok(others)
 }
 
-/// The first `limit` samples of each language; 0 keeps all.
+/// The first `limit` samples of each language and family; 0 keeps all.
 pub fn at_most(limit: usize, mut samples: Vec<Sample>) -> Vec<Sample> {
-    let mut asked: BTreeMap<String, usize> = BTreeMap::new();
+    let mut asked: BTreeMap<(String, String), usize> = BTreeMap::new();
     samples.retain(|sample| {
-        let asked = asked.entry(sample.lang.clone()).or_default();
+        let asked = asked.entry((sample.lang.clone(), sample.family().into())).or_default();
         *asked += 1;
         limit == 0 || *asked <= limit
     });

@@ -127,7 +127,7 @@ pub struct Transform {
 #[serde(deny_unknown_fields)]
 pub struct Eval {
     pub max_new_tokens: usize,
-    /// The most prompts per language; 0 takes all.
+    /// The most prompts per language and task family; 0 takes all.
     pub limit: usize,
 }
 

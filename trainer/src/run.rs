@@ -140,6 +140,9 @@ fn render_table(test: &[Sample], columns: &[(&str, Vec<f64>)]) -> String {
     text.push('\n');
     let mut row = |label: &str, keep: &dyn Fn(&Sample) -> bool| {
         let n = percent(test, &columns[0].1, keep).1;
+        if n == 0 {
+            return;
+        }
         text += &format!("{label:<22}{n:>5}");
         for (_, credits) in columns {
             text += &format!("{:>14.1}", percent(test, credits, keep).0);
