@@ -34,6 +34,45 @@ pub fn estimate(values: &[f64], seed: u64) -> Estimate {
     Estimate { mean: centre, stderr: (variance / n as f64).sqrt(), low, high }
 }
 
+/// A mean over strata of the means of their items, over all runs that answered these items; its interval from draws
+/// with replacement of runs and, within each stratum, of items. Every run answers the same items, so one draw of items
+/// serves all runs: the bootstrap is crossed, not nested.
+///
+/// # Panics
+/// A run has not a value for every item.
+pub fn crossed(runs: &[Vec<f64>], strata: &[usize], seed: u64) -> Estimate {
+    assert!(runs.iter().all(|run| run.len() == strata.len()), "every run has a value for every item");
+    let mut members: Vec<Vec<usize>> = vec![Vec::new(); strata.iter().max().map_or(0, |most| most + 1)];
+    strata.iter().enumerate().for_each(|(item, &stratum)| members[stratum].push(item));
+    members.retain(|items| !items.is_empty());
+    if runs.is_empty() || members.is_empty() {
+        return Estimate { mean: f64::NAN, stderr: f64::NAN, low: f64::NAN, high: f64::NAN };
+    }
+    let of_items = |items: &mut dyn Iterator<Item = usize>, weights: &[f64]| -> f64 {
+        let value = |item: usize| runs.iter().zip(weights).map(|(run, weight)| run[item] * weight).sum::<f64>();
+        items.map(value).sum()
+    };
+    let even = vec![1.0 / runs.len() as f64; runs.len()];
+    let means = members.iter().map(|items| of_items(&mut items.iter().copied(), &even) / items.len() as f64);
+    let centre = means.sum::<f64>() / members.len() as f64;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut draws: Vec<f64> = (0..DRAWS)
+        .map(|_| {
+            let mut weights = vec![0.0; runs.len()];
+            (0..runs.len()).for_each(|_| weights[rng.random_range(0..runs.len())] += 1.0 / runs.len() as f64);
+            let stratum = |items: &Vec<usize>| {
+                let mut drawn = (0..items.len()).map(|_| items[rng.random_range(0..items.len())]);
+                of_items(&mut drawn, &weights) / items.len() as f64
+            };
+            members.iter().map(stratum).sum::<f64>() / members.len() as f64
+        })
+        .collect();
+    draws.sort_by(f64::total_cmp);
+    let middle = mean(&draws);
+    let variance = draws.iter().map(|draw| (draw - middle).powi(2)).sum::<f64>() / (DRAWS - 1) as f64;
+    Estimate { mean: centre, stderr: variance.sqrt(), low: quantile(&draws, 0.025), high: quantile(&draws, 0.975) }
+}
+
 /// Two runs on the same items.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Comparison {
