@@ -1,6 +1,7 @@
 //! The plan of one experiment: every cell with the name that all it depends on gives it. A cell that was measured under
 //! another recipe, corpus or base has another name, and so is never taken for one of these.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -28,6 +29,8 @@ pub struct Plan {
     pub recipe: String,
     pub corpus_sha256: String,
     pub base_sha256: String,
+    /// By family and language the answer that most training rows have: what a constant answer earns is a baseline.
+    pub constants: BTreeMap<String, BTreeMap<String, String>>,
     pub cells: Vec<Planned>,
 }
 
@@ -53,7 +56,8 @@ impl Plan {
         };
         let n_layers = load_config(base)?.n_layers;
         let cells = cells(profile, n_layers).into_iter().map(name).collect::<Result<_>>()?;
-        Ok(Self { profile, command, recipe: recipe.to_toml()?, corpus_sha256, base_sha256, cells })
+        let (recipe, constants) = (recipe.to_toml()?, constants(corpus));
+        Ok(Self { profile, command, recipe, corpus_sha256, base_sha256, constants, cells })
     }
 
     pub fn write(&self, out: &Path) -> Result<()> {
@@ -70,6 +74,20 @@ impl Plan {
         serde_json::from_slice(&bytes)
             .with_context(|| format!("{}: expected the plan of an experiment", path.display()))
     }
+}
+
+/// The most frequent answers of the training rows; of equally frequent ones the first in order.
+pub fn constants(corpus: &Corpus) -> BTreeMap<String, BTreeMap<String, String>> {
+    let mut counts: BTreeMap<(&str, &str), BTreeMap<&str, usize>> = BTreeMap::new();
+    for item in &corpus.train {
+        *counts.entry((&item.task, &item.lang)).or_default().entry(&item.output).or_default() += 1;
+    }
+    let mut found: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for ((family, lang), answers) in counts {
+        let most = answers.iter().rev().max_by_key(|(_, count)| **count).map_or("", |(answer, _)| answer);
+        found.entry(family.into()).or_default().insert(lang.into(), most.into());
+    }
+    found
 }
 
 fn corpus_sha256(corpus: &Corpus) -> Result<String> {

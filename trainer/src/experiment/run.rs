@@ -50,6 +50,8 @@ pub fn run(place: &Place, plan: &Plan, only: Option<Group>) -> Result<bool> {
         println!("  {} in {}", report::headline(&found), HumanDuration(Duration::from_secs(began.elapsed().as_secs())));
         report::write(place.out)?;
     }
+    // Empty by now, unless another plan's cells wait there.
+    std::fs::remove_dir(place.out.join("work")).ok();
     report::write(place.out)?;
     println!("{} holds what {} cells say", place.out.join(report::RESULTS_FILE).display(), wanted.len());
     Ok(true)

@@ -102,7 +102,7 @@ pub fn connection(evidence: &Evidence) -> Section {
         "entropy, first tenth",
         "last tenth",
         "undecided",
-        "|v| / |stream|, training",
+        "v over stream, training",
         "with W_T",
         "layers taken in training, %",
     ];

@@ -11,7 +11,7 @@ use crate::evaluate::credit;
 use crate::experiment::cell::{Answered, Asked, Measured};
 use crate::experiment::matrix::{Reading, Setting, Training};
 use crate::experiment::plan::Plan;
-use crate::statistics::{Estimate, crossed, mcnemar};
+use crate::statistics::{Estimate, Weighed, crossed, mcnemar};
 
 /// The families in the order of the paper's table.
 const FAMILIES: [&str; 6] = ["entailment", "story", "choice", "question", "reading", "summary"];
@@ -29,10 +29,16 @@ pub struct Evidence {
 /// The credits of one way of training and asking.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores {
-    /// Of the items: id, and family with language.
-    items: Vec<(String, String)>,
+    items: Vec<Item>,
     /// Seed to the credits of all items.
     runs: BTreeMap<u64, Vec<f64>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Item {
+    id: String,
+    family: String,
+    lang: String,
 }
 
 /// Two ways on the same items with the same seeds.
@@ -116,7 +122,7 @@ impl Scores {
         keep: &dyn Fn(&Asked) -> bool,
     ) -> Self {
         let mut found: BTreeMap<u64, BTreeMap<&str, f64>> = BTreeMap::new();
-        let mut items: Vec<(String, String)> = Vec::new();
+        let mut items: Vec<Item> = Vec::new();
         for (seed, answered) in runs {
             let Some(answers) = answered.readings.get(&reading) else { continue };
             let kept = answered.prompts.iter().zip(&answers.credits).filter(|(asked, _)| keep(asked));
@@ -125,13 +131,14 @@ impl Scores {
             for (asked, &credit) in kept {
                 run.insert(&asked.id, credit);
                 if first {
-                    items.push((asked.id.clone(), format!("{} {}", asked.family, asked.lang)));
+                    let Asked { id, family, lang, .. } = asked.clone();
+                    items.push(Item { id, family, lang });
                 }
             }
         }
-        items.retain(|(id, _)| found.values().all(|run| run.contains_key(id.as_str())));
-        let runs = found.into_iter().map(|(seed, run)| (seed, items.iter().map(|(id, _)| run[id.as_str()]).collect()));
-        let runs = runs.collect();
+        items.retain(|item| found.values().all(|run| run.contains_key(item.id.as_str())));
+        let credits = |run: BTreeMap<&str, f64>| items.iter().map(|item| run[item.id.as_str()]).collect();
+        let runs = found.into_iter().map(|(seed, run)| (seed, credits(run))).collect();
         Self { items, runs }
     }
 
@@ -145,26 +152,40 @@ impl Scores {
 
     /// The mean over families and languages of the means over items, over all seeds, with its interval.
     pub fn estimate(&self) -> Estimate {
-        crossed(&self.runs.values().cloned().collect::<Vec<_>>(), &self.strata(), SEED)
+        let mut families: Vec<&str> = self.items.iter().map(|item| item.family.as_str()).collect();
+        families.sort_unstable();
+        families.dedup();
+        let weights = self.weights();
+        let item = |(item, weight): (&Item, f64)| Weighed {
+            block: families.binary_search(&item.family.as_str()).unwrap_or_default(),
+            weight,
+        };
+        let items: Vec<Weighed> = self.items.iter().zip(weights).map(item).collect();
+        crossed(&self.runs.values().cloned().collect::<Vec<_>>(), &items, SEED)
     }
 
     /// The same without its interval.
     pub fn centre(&self) -> f64 {
-        let mut strata: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
-        for (at, (_, stratum)) in self.items.iter().enumerate() {
-            let entry = strata.entry(stratum).or_default();
-            entry.0 += self.runs.values().map(|run| run[at]).sum::<f64>() / self.runs.len() as f64;
-            entry.1 += 1;
+        let weights = self.weights();
+        let run = |run: &Vec<f64>| run.iter().zip(&weights).map(|(credit, weight)| credit * weight).sum::<f64>();
+        self.runs.values().map(run).sum::<f64>() / self.runs.len() as f64 / weights.iter().sum::<f64>()
+    }
+
+    /// What makes every family with every language count alike, however many items it has.
+    fn weights(&self) -> Vec<f64> {
+        let mut strata: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for item in &self.items {
+            *strata.entry((&item.family, &item.lang)).or_default() += 1;
         }
-        strata.values().map(|(sum, n)| sum / *n as f64).sum::<f64>() / strata.len() as f64
+        self.items.iter().map(|item| 1.0 / strata[&(item.family.as_str(), item.lang.as_str())] as f64).collect()
     }
 
     /// This minus another, over the items and seeds that both have.
     pub fn minus(&self, other: &Self) -> Difference {
         let places: BTreeMap<&str, usize> =
-            other.items.iter().enumerate().map(|(at, (id, _))| (id.as_str(), at)).collect();
+            other.items.iter().enumerate().map(|(at, item)| (item.id.as_str(), at)).collect();
         let shared: Vec<(usize, usize)> =
-            self.items.iter().enumerate().filter_map(|(at, (id, _))| Some((at, *places.get(id.as_str())?))).collect();
+            self.items.iter().enumerate().filter_map(|(at, item)| Some((at, *places.get(item.id.as_str())?))).collect();
         let differences = |(seed, run): (&u64, &Vec<f64>)| {
             let others = other.runs.get(seed)?;
             Some((*seed, shared.iter().map(|&(own, theirs)| run[own] - others[theirs]).collect::<Vec<f64>>()))
@@ -177,28 +198,17 @@ impl Scores {
         let p = mcnemar(sign(|sum| sum < -1e-9), sign(|sum| sum > 1e-9)).p;
         Difference { estimate: paired.estimate(), p, items: paired.items(), seeds: paired.seeds() }
     }
-
-    fn strata(&self) -> Vec<usize> {
-        let mut names: Vec<&str> = self.items.iter().map(|(_, stratum)| stratum.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        let place = |stratum: &String| names.binary_search(&stratum.as_str()).unwrap_or_default();
-        self.items.iter().map(|(_, stratum)| place(stratum)).collect()
-    }
 }
 
-/// What the best constant answer earns: in every family and language the gold answer that most test items there share,
-/// given to all of them; the mean over both.
-pub fn best_constant(prompts: &[Asked], keep: impl Fn(&Asked) -> bool) -> f64 {
-    let mut strata: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+/// What a constant answer earns: in every family and language the answer that most training rows there have, as the plan
+/// names it; the mean over both.
+pub fn constant_answer(plan: &Plan, prompts: &[Asked], keep: impl Fn(&Asked) -> bool) -> f64 {
+    let mut strata: BTreeMap<(&str, &str), (f64, usize)> = BTreeMap::new();
     for asked in prompts.iter().filter(|asked| keep(asked)) {
-        strata.entry((&asked.family, &asked.lang)).or_default().push(&asked.gold);
+        let entry = strata.entry((&asked.family, &asked.lang)).or_default();
+        let answer = plan.constants.get(&asked.family).and_then(|languages| languages.get(&asked.lang));
+        entry.0 += answer.map_or(0.0, |answer| credit(&asked.family, answer, &asked.gold));
+        entry.1 += 1;
     }
-    let share = |((family, _), golds): (&(&str, &str), &Vec<&str>)| {
-        let count = |answer: &str| golds.iter().filter(|gold| **gold == answer).count();
-        // Of equally frequent answers the first.
-        let answer = golds.iter().rev().max_by_key(|gold| count(gold)).copied().unwrap_or_default();
-        golds.iter().map(|gold| credit(family, answer, gold)).sum::<f64>() / golds.len() as f64
-    };
-    strata.iter().map(share).sum::<f64>() / strata.len() as f64
+    strata.values().map(|(sum, n)| sum / *n as f64).sum::<f64>() / strata.len() as f64
 }

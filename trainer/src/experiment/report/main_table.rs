@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Section;
-use super::evidence::{Difference, Evidence, Scores, best_constant};
+use super::evidence::{Difference, Evidence, Scores, constant_answer};
 use super::markdown::{self, command, interval, p, percent, points, verdict};
 use crate::experiment::cell::Asked;
 use crate::experiment::matrix::{Reading, Setting, Training};
@@ -70,8 +70,8 @@ fn arms_and_gains(
             gains.push([vec![name, seeds.to_string()], cells.collect()].concat());
         }
     }
-    let constant = columns.iter().map(|(_, keep)| percent(best_constant(evidence.prompts(), keep)));
-    scores.push([vec!["best constant answer".into(), String::new()], constant.collect()].concat());
+    let constant = columns.iter().map(|(_, keep)| percent(constant_answer(&evidence.plan, evidence.prompts(), keep)));
+    scores.push([vec!["most frequent training answer".into(), String::new()], constant.collect()].concat());
     let count = |keep: &dyn Fn(&Asked) -> bool| evidence.prompts().iter().filter(|asked| keep(asked)).count();
     let counts = columns.iter().map(|(_, keep)| count(keep).to_string());
     scores.push([vec!["n (items)".into(), String::new()], counts.collect()].concat());
@@ -146,7 +146,7 @@ pub fn by_language(evidence: &Evidence) -> Option<Section> {
             }
             let difference = arms[1].minus(&arms[0]);
             let [sft, cc] = [0, 1].map(|at| arms[at].estimate());
-            let constant = best_constant(evidence.prompts(), keep);
+            let constant = constant_answer(&evidence.plan, evidence.prompts(), keep);
             rows.push(vec![
                 lang.clone(),
                 interval(&sft),

@@ -18,7 +18,7 @@ use anyhow::Result;
 use super::cell::Measured;
 use crate::run_folder::write_file_atomically;
 
-pub use evidence::{Difference, Evidence, Scores, best_constant};
+pub use evidence::{Difference, Evidence, Scores, constant_answer};
 use markdown::percent;
 
 pub const RESULTS_FILE: &str = "RESULTS.md";
@@ -97,7 +97,8 @@ fn head(evidence: &Evidence) -> String {
         text,
         "\nScores are percent of full credit on test prompts: exact answers, for `reading` answers that contain the gold \
          one, for `summary` ROUGE-L. Means are over languages without English. In brackets stands the 95 % interval of a \
-         bootstrap over items (within family and language) and seeds; where one seed was run it is over items alone, and seeds vary fine-tuning, not the base. \
+         bootstrap over items (within a family) and seeds; where one seed was run it is over items alone. Seeds vary the \
+         fine-tuning, not the base. \
          A difference is paired by item and seed; its p is a two-sided sign test over items. \
          Nothing was chosen on these prompts: variants are compared on validation (last table)."
     );
