@@ -90,12 +90,7 @@ enum Verb {
     #[command(subcommand)]
     Export(ExportVerb),
     /// Measure the paper's matrix of trainings and write RESULTS.md; goes on where it was stopped
-    Experiment {
-        #[command(flatten)]
-        args: ExperimentArgs,
-        #[command(flatten)]
-        recipe: RecipeArgs,
-    },
+    Experiment(ExperimentArgs),
     /// Check training rows, or build the paper's data settings from them
     #[command(subcommand)]
     Data(DataVerb),
@@ -164,7 +159,7 @@ pub struct RecipeArgs {
     preset: Preset,
     /// Overrides one value: `--set optim.lr=1e-4`
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    set: Vec<String>,
+    pub set: Vec<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -262,7 +257,7 @@ fn dispatch(verb: Verb) -> Result<bool> {
             let samples = samples(&recipe, &folder, &read_rows_as(&args.data, &recipe.data.reading())?)?;
             transplant(&args, &folder, samples, recipe.cc.seed, &Interrupt::install()?)
         }
-        Verb::Experiment { args, recipe } => experiment(&args, &recipe.load_over(args.overrides())?, &recipe.set),
+        Verb::Experiment(args) => experiment(&args),
         Verb::Data(DataVerb::Check { args, recipe }) => check(&args, &recipe.load()?, &Interrupt::install()?),
         Verb::Data(DataVerb::Stats) => {
             print!("{}", corpus::stats(&corpus::generate(CORPUS_SEED)?));

@@ -122,7 +122,7 @@ impl Answerer<'_> {
         let mut shown: BTreeMap<&str, usize> = BTreeMap::new();
         for (asked, (tokens, connection)) in asked.iter().zip(&found) {
             let text = self.folder.tokenizer.decode(tokens)?;
-            answers.credits.push(evaluate::credit(&asked.family, &text, &asked.gold));
+            answers.credits.push(evaluate::credit(&asked.family, &asked.lang, &text, &asked.gold));
             if let Some(connection) = connection {
                 answers.note(asked, connection, samples.len());
             }

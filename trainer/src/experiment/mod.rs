@@ -19,10 +19,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
+use crate::cli::RecipeArgs;
 use crate::inputs::CORPUS_SEED;
 use crate::interrupt::Interrupt;
 use crate::model_folder::shipped;
-use crate::recipe::{Place, Recipe};
+use crate::recipe::Place;
 use crate::{corpus, device, hub};
 
 pub use answering::in_turn;
@@ -42,6 +43,8 @@ pub struct ExperimentArgs {
     /// Folder for cells, figures and RESULTS.md; runs/experiment/PROFILE unless given
     #[arg(long, global = true)]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    recipe: RecipeArgs,
 }
 
 #[derive(Subcommand)]
@@ -51,33 +54,30 @@ enum Action {
 }
 
 impl ExperimentArgs {
-    /// What the profile changes in the recipe; `--set` goes over it.
-    pub fn overrides(&self) -> Vec<String> {
-        self.profile.overrides().iter().map(|text| text.to_string()).collect()
-    }
-
     fn out(&self) -> PathBuf {
         self.out.clone().unwrap_or_else(|| PathBuf::from("runs/experiment").join(self.profile.name()))
     }
 }
 
-/// Runs the matrix, or writes its report; `sets` are the assignments that a person gave. False when stopped.
+/// Runs the matrix, or writes its report. False when stopped.
 ///
 /// # Errors
 /// A base that cannot be read, or whatever a cell stumbles over.
-pub fn experiment(args: &ExperimentArgs, recipe: &Recipe, sets: &[String]) -> Result<bool> {
+pub fn experiment(args: &ExperimentArgs) -> Result<bool> {
     let out = args.out();
     if let Some(Action::Report) = args.action {
         report::write(&out)?;
         println!("{} written", out.join(report::RESULTS_FILE).display());
         return Ok(true);
     }
+    // What a person sets goes over what the profile changes.
+    let recipe = &args.recipe.load_over(args.profile.overrides().iter().map(|text| text.to_string()).collect())?;
     let base = match &recipe.model.path {
         Place::Builtin => shipped("base"),
         Place::Path(path) => hub::resolve(path)?,
     };
     let corpus = corpus::generate(CORPUS_SEED)?;
-    let sets: String = sets.iter().map(|set| format!(" --set {set}")).collect();
+    let sets: String = args.recipe.set.iter().map(|set| format!(" --set {set}")).collect();
     let command = format!("cargo run --release -p trainer -- experiment --profile {}{sets}", args.profile.name());
     let plan = Plan::new(args.profile, command, recipe, &corpus, &base)?;
     let (device, device_name) = device::choose();

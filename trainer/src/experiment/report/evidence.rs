@@ -207,7 +207,7 @@ pub fn constant_answer(plan: &Plan, prompts: &[Asked], keep: impl Fn(&Asked) -> 
     for asked in prompts.iter().filter(|asked| keep(asked)) {
         let entry = strata.entry((&asked.family, &asked.lang)).or_default();
         let answer = plan.constants.get(&asked.family).and_then(|languages| languages.get(&asked.lang));
-        entry.0 += answer.map_or(0.0, |answer| credit(&asked.family, answer, &asked.gold));
+        entry.0 += answer.map_or(0.0, |answer| credit(&asked.family, &asked.lang, answer, &asked.gold));
         entry.1 += 1;
     }
     strata.values().map(|(sum, n)| sum / *n as f64).sum::<f64>() / strata.len() as f64
