@@ -47,7 +47,11 @@ impl Questions {
     pub fn new(recipe: &Recipe, folder: &ModelFolder, items: &[Item]) -> Result<Self> {
         let chosen = in_turn(items, recipe.eval.limit);
         let rows: Vec<Row> = chosen.iter().map(|&item| Row::from(item)).collect();
-        let samples = inputs::samples(recipe, folder, &rows)?;
+        // A prompt may take what its answer leaves of the context.
+        let mut roomy = recipe.clone();
+        let room = folder.model.model.context().saturating_sub(recipe.eval.max_new_tokens);
+        roomy.data.cutoff = roomy.data.cutoff.min(room);
+        let samples = inputs::samples(&roomy, folder, &rows)?;
         let items: BTreeMap<&str, &Item> = chosen.into_iter().map(|item| (item.id.as_str(), item)).collect();
         let asked = |sample: &Sample| {
             let item = items.get(sample.id.as_str()).with_context(|| format!("no item {:?}", sample.id))?;

@@ -119,12 +119,12 @@ fn figure(evidence: &Evidence, group: Group, only: &str, main: &str, name: &str,
 
 /// Figure 3.
 pub fn pooling(evidence: &Evidence) -> Section {
-    figure(evidence, Group::Pool, "pool", "Decision Maker", "figure-3", "who chooses the layer")
+    figure(evidence, Group::Pool, "pool", "Decision Maker", "figure-3", "Who chooses the layer")
 }
 
 /// Figure 4.
 pub fn sites(evidence: &Evidence) -> Section {
-    figure(evidence, Group::Site, "site", "feed-forward", "figure-4", "which output is passed across")
+    figure(evidence, Group::Site, "site", "feed-forward", "figure-4", "Which output is passed across")
 }
 
 /// What the paper does not vary.
