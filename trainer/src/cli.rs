@@ -16,6 +16,7 @@ use crate::compare::{self, CompareArgs};
 use crate::data::build::{BuildArgs, build};
 use crate::data::verb::{CheckArgs, check};
 use crate::data::{Row, read_rows, read_rows_as};
+use crate::experiment::{ExperimentArgs, experiment};
 use crate::export::Content;
 use crate::fit::Reading;
 use crate::generate::{GenerateArgs, SourceArg};
@@ -88,6 +89,8 @@ enum Verb {
     /// Write a model folder or a web bundle
     #[command(subcommand)]
     Export(ExportVerb),
+    /// Measure the paper's matrix of trainings and write RESULTS.md; goes on where it was stopped
+    Experiment(ExperimentArgs),
     /// Check training rows, or build the paper's data settings from them
     #[command(subcommand)]
     Data(DataVerb),
@@ -128,7 +131,7 @@ enum ExportVerb {
         #[arg(long, value_enum, default_value = "bf16")]
         dtype: Dtype,
         /// Largest file of weights, as in 500MB or 4GB; more than one of them get an index
-        #[arg(long, default_value = "4GB", value_parser = shard_size)]
+        #[arg(long, default_value = "4GB", value_parser = export::shard_size)]
         shard_size: usize,
     },
     /// Web bundle from a vanilla and a CC-Tuned folder (W_T fitted) of the same shape
@@ -156,7 +159,7 @@ pub struct RecipeArgs {
     preset: Preset,
     /// Overrides one value: `--set optim.lr=1e-4`
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    set: Vec<String>,
+    pub set: Vec<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -185,7 +188,13 @@ impl From<Dtype> for Storage {
 impl RecipeArgs {
     /// The recipe they make.
     pub fn load(&self) -> Result<Recipe> {
-        Recipe::load(self.preset, self.recipe.as_deref(), &self.set)
+        self.load_over(Vec::new())
+    }
+
+    /// The same with a verb's own assignments under those of `--set`.
+    pub fn load_over(&self, mut under: Vec<String>) -> Result<Recipe> {
+        under.extend(self.set.iter().cloned());
+        Recipe::load(self.preset, self.recipe.as_deref(), &under)
     }
 }
 
@@ -248,6 +257,7 @@ fn dispatch(verb: Verb) -> Result<bool> {
             let samples = samples(&recipe, &folder, &read_rows_as(&args.data, &recipe.data.reading())?)?;
             transplant(&args, &folder, samples, recipe.cc.seed, &Interrupt::install()?)
         }
+        Verb::Experiment(args) => experiment(&args),
         Verb::Data(DataVerb::Check { args, recipe }) => check(&args, &recipe.load()?, &Interrupt::install()?),
         Verb::Data(DataVerb::Stats) => {
             print!("{}", corpus::stats(&corpus::generate(CORPUS_SEED)?));
@@ -269,18 +279,6 @@ fn dispatch(verb: Verb) -> Result<bool> {
         }
         Verb::Verify { folder } => crate::verify::verify(&folder),
     }
-}
-
-fn shard_size(text: &str) -> Result<usize, String> {
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[number.len()..].to_ascii_uppercase().as_str() {
-        "KB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        _ => return Err("expected a number and KB, MB or GB, as in 500MB or 4GB".into()),
-    };
-    let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(unit)).filter(|&bytes| bytes > 0);
-    bytes.ok_or_else(|| format!("{number:?} is no whole number above 0"))
 }
 
 /// Some verbs are about what is shipped; a path would be ignored there, which nobody wants to find out later.
@@ -324,11 +322,8 @@ fn fit_folder(path: &Path, recipe: &Recipe, curve: bool) -> Result<bool> {
     };
     let rows: Vec<Row> = rows.into_iter().filter(|row| row.lang != "en").collect();
     let samples = samples(recipe, &folder, &rows)?;
-    let reading = Reading {
-        model: &folder.model,
-        site: folder.settings.connection.site,
-        token_budget: recipe.optim.micro_tokens,
-    };
+    let (site, token_budget) = (folder.settings.connection.site, recipe.optim.micro_tokens);
+    let reading = Reading { model: &folder.model, site, token_budget };
     let Some(fitted) = fit::fit(reading, &samples, &recipe.transform, curve, &Interrupt::install()?)? else {
         return Ok(false);
     };

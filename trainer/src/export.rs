@@ -276,3 +276,19 @@ fn golden(bundle: &Bundle) -> Result<Vec<u8>> {
     }
     Ok(serde_json::to_vec(&golden)?)
 }
+
+/// A number of bytes as a person writes it.
+///
+/// # Errors
+/// There is no unit, or no whole number above 0 before it.
+pub fn shard_size(text: &str) -> Result<usize, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[number.len()..].to_ascii_uppercase().as_str() {
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err("expected a number and KB, MB or GB, as in 500MB or 4GB".into()),
+    };
+    let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(unit)).filter(|&bytes| bytes > 0);
+    bytes.ok_or_else(|| format!("{number:?} is no whole number above 0"))
+}

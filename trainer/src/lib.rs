@@ -16,6 +16,7 @@ pub mod data;
 pub mod device;
 pub mod english;
 pub mod evaluate;
+pub mod experiment;
 pub mod export;
 pub mod fit;
 pub mod fit_report;

@@ -336,6 +336,17 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// This recipe with further `section.key=value` over it.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn with(&self, overrides: &[String]) -> Result<Self> {
+        let assignments = overrides.iter().map(|text| overlay::argument(text)).collect::<Result<Vec<_>>>()?;
+        let mut recipe = self.clone();
+        overlay::apply(&mut recipe, &assignments, Self::range_fault)?;
+        Ok(recipe)
+    }
+
     /// The resolved configuration, every value written out; `load` reads it back to the same recipe.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).context("a recipe value does not fit into TOML")

@@ -1,6 +1,13 @@
-//! Line charts as SVG that reads on light and dark pages.
+//! Charts as SVG that reads on light and dark pages: lines here, `bars` and `scatter` beside them on the same axes and
+//! colours.
+
+mod bars;
+mod scatter;
 
 use std::fmt::Write as _;
+
+pub use bars::{Bar, Bars, Series};
+pub use scatter::{Panel, Scatter};
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 400.0;
@@ -9,16 +16,16 @@ const RIGHT: f64 = 136.0;
 const TOP: f64 = 64.0;
 const BOTTOM: f64 = 52.0;
 const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#1f2328}.m{fill:#59636e}.g{stroke:#8c959f;stroke-opacity:.3}\
-    .a{stroke:#8c959f;stroke-dasharray:4 3}path{fill:none;stroke-width:2;stroke-linejoin:round}\
-    .c0{stroke:#0969da}.c1{stroke:#d1590a}.c2{stroke:#1a7f37}.c3{stroke:#8250df}.c4{stroke:#59636e}\
-    circle.c0{fill:#0969da}circle.c1{fill:#d1590a}circle.c2{fill:#1a7f37}circle.c3{fill:#8250df}circle.c4{fill:#59636e}\
-    @media(prefers-color-scheme:dark){text{fill:#e6edf3}.m{fill:#9198a1}\
-    .c0{stroke:#4493f8}.c1{stroke:#f0883e}.c2{stroke:#3fb950}.c3{stroke:#ab7df8}.c4{stroke:#9198a1}\
-    circle.c0{fill:#4493f8}circle.c1{fill:#f0883e}circle.c2{fill:#3fb950}circle.c3{fill:#ab7df8}circle.c4{fill:#9198a1}}";
+    .a{stroke:#8c959f;stroke-dasharray:4 3}.i{stroke:#1f2328;stroke-width:1.2}path{fill:none;stroke-width:2;stroke-linejoin:round}\
+    .c0{stroke:#0969da}.c1{stroke:#d1590a}.c2{stroke:#1a7f37}.c3{stroke:#8250df}.c4{stroke:#59636e}.c5{stroke:#bf3989}.c6{stroke:#9a6700}\
+    circle.c0,rect.c0{fill:#0969da}circle.c1,rect.c1{fill:#d1590a}circle.c2,rect.c2{fill:#1a7f37}circle.c3,rect.c3{fill:#8250df}circle.c4,rect.c4{fill:#59636e}circle.c5,rect.c5{fill:#bf3989}circle.c6,rect.c6{fill:#9a6700}\
+    @media(prefers-color-scheme:dark){text{fill:#e6edf3}.m{fill:#9198a1}.i{stroke:#e6edf3}\
+    .c0{stroke:#4493f8}.c1{stroke:#f0883e}.c2{stroke:#3fb950}.c3{stroke:#ab7df8}.c4{stroke:#9198a1}.c5{stroke:#db61a2}.c6{stroke:#d29922}\
+    circle.c0,rect.c0{fill:#4493f8}circle.c1,rect.c1{fill:#f0883e}circle.c2,rect.c2{fill:#3fb950}circle.c3,rect.c3{fill:#ab7df8}circle.c4,rect.c4{fill:#9198a1}circle.c5,rect.c5{fill:#db61a2}circle.c6,rect.c6{fill:#d29922}}";
 /// Labels on a logarithmic axis.
 const MOST_TICKS: usize = 8;
 /// Colours that the style has.
-const COLOURS: usize = 5;
+const COLOURS: usize = 7;
 
 /// One line of a chart.
 pub struct Line {
@@ -88,6 +95,23 @@ impl Axis {
     }
 }
 
+impl Axis {
+    /// Lines across the picture with their values, for an axis that stands upright.
+    fn draw(&self, svg: &mut String, right: f64) {
+        for tick in self.ticks() {
+            let Some(at) = self.at(tick) else { continue };
+            let _ = writeln!(
+                svg,
+                "<line class=\"g\" x1=\"{LEFT}\" x2=\"{right:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
+                 <text class=\"m\" text-anchor=\"end\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                LEFT - 8.0,
+                at + 4.0,
+                number(tick)
+            );
+        }
+    }
+}
+
 impl Chart {
     /// The whole picture.
     pub fn svg(&self) -> String {
@@ -95,25 +119,8 @@ impl Chart {
         let xs = points().map(|point| point.0).chain(self.mark.iter().map(|mark| mark.0));
         let x = Axis::new(xs, self.logarithmic.0, None, LEFT, WIDTH - RIGHT);
         let y = Axis::new(points().map(|point| point.1), self.logarithmic.1, self.y_range, HEIGHT - BOTTOM, TOP);
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" \
-             role=\"img\"><title>{title}</title><style>{STYLE}</style>\n\
-             <text x=\"{LEFT}\" y=\"22\" font-weight=\"600\">{title}</text><text class=\"m\" x=\"{LEFT}\" y=\"40\">{}</text>\n",
-            escaped(&self.subtitle),
-            title = escaped(&self.title),
-        );
-        for tick in y.ticks() {
-            let Some(at) = y.at(tick) else { continue };
-            let _ = writeln!(
-                svg,
-                "<line class=\"g\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
-                 <text class=\"m\" text-anchor=\"end\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-                WIDTH - RIGHT,
-                LEFT - 8.0,
-                at + 4.0,
-                number(tick)
-            );
-        }
+        let mut svg = opened(WIDTH, HEIGHT, &self.title, &self.subtitle);
+        y.draw(&mut svg, WIDTH - RIGHT);
         for tick in x.ticks() {
             let Some(at) = x.at(tick) else { continue };
             let bottom = HEIGHT - BOTTOM + 18.0;
@@ -165,17 +172,33 @@ impl Chart {
         for (end, colour) in labels {
             let at = end.max(lowest + 16.0);
             lowest = at;
-            let (left, name) = (WIDTH - RIGHT + 12.0, escaped(&self.lines[colour].name));
-            let _ = writeln!(
-                svg,
-                "<circle class=\"c{}\" cx=\"{left:.1}\" cy=\"{at:.1}\" r=\"4\"/><text x=\"{:.1}\" y=\"{:.1}\">{name}</text>",
-                colour % COLOURS,
-                left + 9.0,
-                at + 4.0
-            );
+            key(&mut svg, WIDTH - RIGHT + 12.0, at, colour, &self.lines[colour].name);
         }
         svg + "</svg>\n"
     }
+}
+
+/// The beginning of a picture, with its title.
+fn opened(width: f64, height: f64, title: &str, subtitle: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
+         role=\"img\"><title>{title}</title><style>{STYLE}</style>\n\
+         <text x=\"{LEFT}\" y=\"22\" font-weight=\"600\">{title}</text><text class=\"m\" x=\"{LEFT}\" y=\"40\">{}</text>\n",
+        escaped(subtitle),
+        title = escaped(title),
+    )
+}
+
+/// A colour and what it means.
+fn key(svg: &mut String, left: f64, at: f64, colour: usize, name: &str) {
+    let _ = writeln!(
+        svg,
+        "<circle class=\"c{}\" cx=\"{left:.1}\" cy=\"{at:.1}\" r=\"4\"/><text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+        colour % COLOURS,
+        left + 9.0,
+        at + 4.0,
+        escaped(name)
+    );
 }
 
 fn number(value: f64) -> String {

@@ -1,0 +1,241 @@
+//! One cell from beginning to end: rows, training, fit, answers. What a killed process leaves is the training's own
+//! checkpoint; the rest is quick and done again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use burn::module::Module;
+use burn::tensor::Device;
+use cctuning::model::CcModel;
+use cctuning::transform_matrix::FoldedTransform;
+use serde_json::Value;
+
+use super::answering::{Answerer, Questions};
+use super::cell::{Answered, Chosen, Fit, Measured, Shape, Trained};
+use super::matrix::{Reading, Setting, Training};
+use super::plan::Planned;
+use super::{inspect, transplanting};
+use crate::corpus::Corpus;
+use crate::data::Row;
+use crate::data::build::{english, translation};
+use crate::data::distill::{Distill, with_model};
+use crate::fit;
+use crate::inputs;
+use crate::interrupt::Interrupt;
+use crate::model_folder::ModelFolder;
+use crate::recipe::Recipe;
+use crate::step::Method;
+use crate::train::{Ended, train};
+
+/// Rows of each kind that +SDRRL adds, over the rows given: with four kinds 1.6 N in all, the paper's most.
+const SDRRL_SHARE: f64 = 0.15;
+
+/// What all cells share.
+pub struct Place<'a> {
+    pub recipe: &'a Recipe,
+    pub corpus: &'a Corpus,
+    /// The folder of the base.
+    pub base: &'a Path,
+    pub out: &'a Path,
+    pub device: &'a Device,
+    pub device_name: &'a str,
+    pub interrupt: &'a Interrupt,
+}
+
+type Fits = BTreeMap<Reading, (Fit, FoldedTransform)>;
+
+impl Place<'_> {
+    /// Where a cell keeps its checkpoints while it is trained.
+    pub fn work(&self, id: &str) -> std::path::PathBuf {
+        self.out.join("work").join(id)
+    }
+
+    /// Measures one cell; None when a person stopped it.
+    ///
+    /// # Errors
+    /// Whatever training, fitting or answering stumbles over.
+    pub fn measure(&self, Planned { id, cell }: &Planned) -> Result<Option<Measured>> {
+        let mut recipe = self.recipe.with(&cell.overrides)?;
+        // The log is what the cell's loss curve is read from.
+        (recipe.run.log_every, recipe.run.keep) = (1, 1);
+        let recipe = &recipe;
+        let mut folder = inputs::model(recipe, self.device)?;
+        folder.settings.anchor = recipe.cc.anchor;
+        folder.settings.connection = recipe.cc.connection();
+        let Some((model, trained)) = self.trained(recipe, &folder, cell.setting, cell.training, id)? else {
+            return Ok(None);
+        };
+        let answerer = Answerer { folder: &folder, model: &model, recipe };
+        let [validation, test] = [&self.corpus.validation, &self.corpus.test]
+            .map(|items| Questions::new(recipe, &folder, items).context("the prompts of the corpus"));
+        let (validation, test) = (validation?, test?);
+        let Some(fits) = self.fits(&answerer, &cell.readings, cell.curve, &test)? else { return Ok(None) };
+        // Validation decides between variants; the controls are for the test alone.
+        let decisive = &cell.readings[..1];
+        let Some(validated) = self.answered(&answerer, validation, decisive, &fits)? else { return Ok(None) };
+        let Some(tested) = self.answered(&answerer, test, &cell.readings, &fits)? else { return Ok(None) };
+        let states = if cell.states { inspect::states(&answerer, &self.corpus.test)? } else { Vec::new() };
+        let transplanted = match cell.transplants {
+            true => match transplanting::transplanted(&answerer, self.corpus, self.interrupt)? {
+                Some(found) => Some(found),
+                None => return Ok(None),
+            },
+            false => None,
+        };
+        Ok(Some(Measured {
+            id: id.clone(),
+            cell: cell.clone(),
+            device: self.device_name.into(),
+            model: Shape {
+                n_layers: folder.config.n_layers,
+                d_model: folder.config.d_model,
+                parameters: model.num_params(),
+            },
+            trained,
+            fits: fits.into_iter().map(|(reading, (fit, _))| (reading, fit)).collect(),
+            validation: validated,
+            test: tested,
+            states,
+            transplanted,
+        }))
+    }
+
+    fn trained(
+        &self,
+        recipe: &Recipe,
+        folder: &ModelFolder,
+        setting: Setting,
+        training: Training,
+        id: &str,
+    ) -> Result<Option<(CcModel, Option<Trained>)>> {
+        let method = match training {
+            Training::Nothing => return Ok(Some((folder.model.clone(), None))),
+            Training::Sft => Method::Sft,
+            Training::Cc => Method::Cc(&recipe.cc),
+        };
+        let Some(rows) = self.rows(recipe, setting)? else { return Ok(None) };
+        let samples = inputs::samples(recipe, folder, &rows)?;
+        let work = self.work(id);
+        let start = folder.with_model(folder.model.clone())?;
+        match train("  training", start, &samples, method, recipe, &work, self.interrupt)? {
+            Ended::Interrupted => Ok(None),
+            Ended::Finished(folder) => {
+                Ok(Some((folder.model, Some(Trained::read(&work.join("log.jsonl"), samples.len())?))))
+            }
+        }
+    }
+
+    /// The rows of a setting; None when a person stopped the model that answers for +SDRRL.
+    fn rows(&self, recipe: &Recipe, setting: Setting) -> Result<Option<Vec<Row>>> {
+        let mut rows: Vec<Row> = self.corpus.train.iter().map(Row::from).collect();
+        let added = match setting {
+            Setting::MlSft => Vec::new(),
+            Setting::En => english(&rows).rows,
+            Setting::Mt => translation(&rows).rows,
+            Setting::Sdrrl => {
+                let distill = Distill { rows: &rows, share: SDRRL_SHARE, seed: recipe.data.seed };
+                match with_model(&distill, self.base, recipe, self.interrupt)? {
+                    Some(added) => added.rows,
+                    None => return Ok(None),
+                }
+            }
+        };
+        rows.extend(added);
+        Ok(Some(rows))
+    }
+
+    /// A matrix for every reading that needs one of its own, judged on the test prompts too.
+    fn fits(&self, answerer: &Answerer, readings: &[Reading], curve: bool, test: &Questions) -> Result<Option<Fits>> {
+        let mut fits = Fits::new();
+        let Answerer { folder, model, recipe } = *answerer;
+        let needed = readings.iter().filter(|reading| reading.fit().is_some());
+        let needed: Vec<Reading> = needed.map(|&reading| own_fit(reading)).collect();
+        if needed.is_empty() {
+            return Ok(Some(fits));
+        }
+        let rows: Vec<Row> = self.corpus.pairs.iter().map(Row::from).collect();
+        let pairs = inputs::samples(recipe, folder, &rows)?;
+        for reading in needed {
+            if fits.contains_key(&reading) {
+                continue;
+            }
+            let overrides: Vec<String> =
+                reading.fit().unwrap_or_default().iter().map(|text| text.to_string()).collect();
+            let settings = recipe.with(&overrides)?.transform;
+            let read = fit::Reading { model, site: recipe.cc.site, token_budget: recipe.optim.micro_tokens };
+            let started = Instant::now();
+            let drawn = curve && reading == Reading::Transform;
+            let Some(fitted) = fit::fit(read, &pairs, &settings, drawn, self.interrupt)? else { return Ok(None) };
+            let seconds = started.elapsed().as_secs_f64();
+            let families = inspect::errors(&fitted.transform, read, test);
+            let folded = fitted.transform.fold(model.model.decision_maker());
+            fits.insert(reading, (Fit::new(&fitted, families, seconds), folded));
+        }
+        Ok(Some(fits))
+    }
+
+    fn answered(
+        &self,
+        answerer: &Answerer,
+        questions: Questions,
+        readings: &[Reading],
+        fits: &Fits,
+    ) -> Result<Option<Answered>> {
+        let mut found = Answered::default();
+        for &reading in readings {
+            let folded = reading.fit().and_then(|_| fits.get(&own_fit(reading))).map(|(_, folded)| folded);
+            let Some(answers) = answerer.answer(&questions, reading, folded, self.interrupt)? else { return Ok(None) };
+            found.readings.insert(reading, answers);
+        }
+        found.prompts = questions.asked;
+        Ok(Some(found))
+    }
+}
+
+/// The reading whose matrix this one uses: most use the plain one.
+fn own_fit(reading: Reading) -> Reading {
+    match reading.fit() {
+        Some([]) => Reading::Transform,
+        _ => reading,
+    }
+}
+
+impl Trained {
+    /// Reads the log that the training left.
+    fn read(log: &Path, rows: usize) -> Result<Self> {
+        let text = fs::read_to_string(log).with_context(|| format!("cannot read {}", log.display()))?;
+        let entries: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let number = |entry: &Value, key: &str| entry[key].as_f64().unwrap_or(0.0);
+        let mut trained = Self { rows, steps: entries.len(), ..Self::default() };
+        for entry in &entries {
+            let tokens = number(entry, "tokens");
+            trained.tokens += tokens as usize;
+            trained.seconds += tokens / number(entry, "tokens_per_second").max(1e-9);
+            trained.losses.push((number(entry, "loss") * 1e5).round() / 1e5);
+        }
+        let connected: Vec<&Value> = entries.iter().filter(|entry| entry.get("entropy").is_some()).collect();
+        let part = connected.len().div_ceil(10);
+        if part == 0 {
+            return Ok(trained);
+        }
+        let (first, last) = (&connected[..part], &connected[connected.len() - part..]);
+        let mean = |of: &[&Value], key: &str| of.iter().map(|entry| number(entry, key)).sum::<f64>() / part as f64;
+        let mut selected: Vec<usize> = Vec::new();
+        for counts in last.iter().filter_map(|entry| entry["selected"].as_array()) {
+            selected.resize(counts.len(), 0);
+            let counts = counts.iter().map(|count| count.as_u64().unwrap_or(0) as usize);
+            selected.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        trained.choice = Some(Chosen {
+            entropy_first: mean(first, "entropy"),
+            entropy_last: mean(last, "entropy"),
+            vector_norm: mean(last, "vector_norm"),
+            stream_norm: mean(last, "stream_norm"),
+            selected,
+        });
+        Ok(trained)
+    }
+}

@@ -1,0 +1,140 @@
+//! Figures 3 and 4 and the further ablations: one thing changed against the main table's CC-Tuning, same data and seeds.
+
+use std::fmt::Write as _;
+
+use super::Section;
+use super::evidence::{Evidence, Scores};
+use super::markdown::{self, command, interval, p, percent, points, verdict};
+use crate::experiment::cell::{Asked, Measured};
+use crate::experiment::matrix::{Group, Reading, Setting, Training};
+use crate::plot::{Bar, Bars, Series};
+
+fn foreign(asked: &Asked) -> bool {
+    asked.lang != "en"
+}
+
+/// Variants of a group as the plan has them, with their cells; the main table's CC-Tuning comes first.
+fn arms<'e>(evidence: &'e Evidence, group: Group, main: &str) -> Vec<(String, Vec<&'e Measured>)> {
+    let planned = evidence.plan.cells.iter().filter(|planned| planned.cell.group == group);
+    let mut names: Vec<String> = Vec::new();
+    for planned in planned {
+        if !names.contains(&planned.cell.variant) {
+            names.push(planned.cell.variant.clone());
+        }
+    }
+    let cells = |variant: &str| evidence.of(Setting::MlSft, Training::Cc, variant);
+    let mut arms = vec![(main.to_string(), cells(""))];
+    arms.extend(names.into_iter().map(|name| (name.clone(), cells(&name))));
+    arms.retain(|(_, cells)| !cells.is_empty());
+    arms
+}
+
+/// The table, the sentences and the data of one group.
+fn compared(evidence: &Evidence, group: Group, main: &str) -> (String, String) {
+    let arms = arms(evidence, group, main);
+    let (mut rows, mut data, mut text) = (Vec::new(), Vec::new(), String::new());
+    let Some((_, reference)) = arms.first() else { return ("Not measured yet.\n".into(), String::new()) };
+    let sft = evidence.of(Setting::MlSft, Training::Sft, "");
+    let plain = Scores::of(&sft, Reading::None, foreign);
+    for (name, cells) in &arms {
+        // Only seeds that both have: a mean over others would compare seeds, not variants.
+        let scores = Scores::of(cells, Reading::Transform, foreign);
+        let against = scores.minus(&Scores::of(reference, Reading::Transform, foreign));
+        let twin = Scores::of(cells, Reading::Parallel, foreign);
+        let estimate = scores.estimate();
+        let is_main = name == main;
+        let validation: Vec<f64> =
+            cells.iter().map(|cell| Scores::validation(cell, Reading::Transform, foreign).centre()).collect();
+        let validation = validation.iter().sum::<f64>() / validation.len() as f64;
+        rows.push(vec![
+            name.clone(),
+            scores.seeds().to_string(),
+            percent(validation),
+            interval(&estimate),
+            percent(twin.centre()),
+            if is_main { "–".into() } else { format!("{} p {}", points(&against.estimate), p(against.p)) },
+            points(&scores.minus(&plain).estimate),
+        ]);
+        if !is_main && against.seeds > 0 {
+            let (difference, said) = (points(&against.estimate), verdict(&against.estimate));
+            let _ = writeln!(text, "- {name} minus {main} is {difference} points and {said}.");
+        }
+        for family in evidence.families() {
+            let found = Scores::of(cells, Reading::Transform, |asked| foreign(asked) && asked.family == family);
+            let e = found.estimate();
+            let numbers = [e.mean, e.low, e.high].map(|value| value.to_string());
+            data.push(
+                [
+                    vec![name.clone(), family],
+                    numbers.to_vec(),
+                    vec![found.items().to_string(), found.seeds().to_string()],
+                ]
+                .concat(),
+            );
+        }
+    }
+    let head =
+        ["variant", "seeds", "validation", "test, W_T", "test, English twin", "minus the main table's", "minus ML-SFT"];
+    let columns = ["variant", "family", "mean", "low", "high", "items", "seeds"];
+    (format!("{}\n{text}", markdown::table(&head, &rows)), markdown::csv(&columns, &data))
+}
+
+/// Bars by family.
+fn chart(evidence: &Evidence, group: Group, main: &str, title: &str) -> String {
+    let families = evidence.families();
+    let bars = |cells: &[&Measured], reading| -> Vec<Option<Bar>> {
+        let bar = |family: &String| {
+            let e = Scores::of(cells, reading, |asked| foreign(asked) && asked.family == *family).estimate();
+            e.mean.is_finite().then(|| Bar { value: 100.0 * e.mean, interval: Some((100.0 * e.low, 100.0 * e.high)) })
+        };
+        families.iter().map(bar).collect()
+    };
+    let mut series: Vec<Series> = arms(evidence, group, main)
+        .into_iter()
+        .map(|(name, cells)| Series { name, bars: bars(&cells, Reading::Transform) })
+        .collect();
+    let sft = evidence.of(Setting::MlSft, Training::Sft, "");
+    series.push(Series { name: "ML-SFT".into(), bars: bars(&sft, Reading::None) });
+    Bars {
+        title: title.into(),
+        subtitle: "test, languages without English; lines are 95 % intervals over items and seeds".into(),
+        y: "%".into(),
+        groups: families,
+        series,
+    }
+    .svg()
+}
+
+fn figure(evidence: &Evidence, group: Group, only: &str, main: &str, name: &str, title: &str) -> Section {
+    let (text, data) = compared(evidence, group, main);
+    let text = format!("{}\n\n![{title}](figures/{name}.svg)\n\n{text}", command(&evidence.plan.command, only));
+    let chart = chart(evidence, group, main, title);
+    let number = name.trim_start_matches("figure-");
+    Section {
+        title: format!("Figure {number}: {title}"),
+        text,
+        files: vec![(format!("{name}.svg"), chart), (format!("{name}.csv"), data)],
+    }
+}
+
+/// Figure 3.
+pub fn pooling(evidence: &Evidence) -> Section {
+    figure(evidence, Group::Pool, "pool", "Decision Maker", "figure-3", "Who chooses the layer")
+}
+
+/// Figure 4.
+pub fn sites(evidence: &Evidence) -> Section {
+    figure(evidence, Group::Site, "site", "feed-forward", "figure-4", "Which output is passed across")
+}
+
+/// What the paper does not vary.
+pub fn others(evidence: &Evidence) -> Section {
+    let parts = [(Group::EnglishGrad, "english_grad", "detached English pass"), (Group::E, "e", "e = content mean")];
+    let (mut text, mut files) = (String::new(), Vec::new());
+    for (group, only, main) in parts {
+        let (found, data) = compared(evidence, group, main);
+        let _ = write!(text, "{}\n\n{found}\n", command(&evidence.plan.command, &only.replace('_', "-")));
+        files.push((format!("ablation-{only}.csv"), data));
+    }
+    Section { title: "Further ablations: the English gradient and e".into(), text, files }
+}

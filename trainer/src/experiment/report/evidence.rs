@@ -1,0 +1,214 @@
+//! The finished cells of a plan, and scores over them: runs by items, aligned by the items' names.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::SEED;
+use crate::evaluate::credit;
+use crate::experiment::cell::{Answered, Asked, Measured};
+use crate::experiment::matrix::{Reading, Setting, Training};
+use crate::experiment::plan::Plan;
+use crate::statistics::{Estimate, Weighed, crossed, mcnemar};
+
+/// The families in the order of the paper's table.
+const FAMILIES: [&str; 6] = ["entailment", "story", "choice", "question", "reading", "summary"];
+
+pub struct Evidence {
+    pub plan: Plan,
+    /// In the order of the plan.
+    pub cells: Vec<Measured>,
+    /// Names of cells that are not measured.
+    pub missing: Vec<String>,
+    /// Files of cells that are not of this plan.
+    pub stale: usize,
+}
+
+/// The credits of one way of training and asking.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scores {
+    items: Vec<Item>,
+    /// Seed to the credits of all items.
+    runs: BTreeMap<u64, Vec<f64>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Item {
+    id: String,
+    family: String,
+    lang: String,
+}
+
+/// Two ways on the same items with the same seeds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Difference {
+    pub estimate: Estimate,
+    /// Of a two-sided sign test over the items' means.
+    pub p: f64,
+    pub items: usize,
+    pub seeds: usize,
+}
+
+impl Evidence {
+    /// # Errors
+    /// There is no plan, or a file is no cell.
+    pub fn read(out: &Path) -> Result<Self> {
+        let (plan, folder) = (Plan::read(out)?, out.join("cells"));
+        let (mut cells, mut missing) = (Vec::new(), Vec::new());
+        for planned in &plan.cells {
+            match Measured::read(&folder, &planned.id)? {
+                Some(cell) => cells.push(cell),
+                None => missing.push(planned.cell.name()),
+            }
+        }
+        let files = fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+        let names = files.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let names = names.collect::<std::io::Result<Vec<_>>>()?;
+        let all = names.iter().filter(|name| name.ends_with(".json") && !name.starts_with('.')).count();
+        let stale = all.saturating_sub(cells.len());
+        Ok(Self { plan, cells, missing, stale })
+    }
+
+    /// The cells of one way of training, one for each seed.
+    pub fn of(&self, setting: Setting, training: Training, variant: &str) -> Vec<&Measured> {
+        let same = |found: &&Measured| {
+            let cell = &found.cell;
+            (cell.setting, cell.training, cell.variant.as_str()) == (setting, training, variant)
+        };
+        self.cells.iter().filter(same).collect()
+    }
+
+    /// The families that were asked for, in the order of the paper.
+    pub fn families(&self) -> Vec<String> {
+        let asked = self.cells.iter().flat_map(|cell| &cell.test.prompts).map(|asked| asked.family.as_str());
+        let mut found: Vec<&str> = asked.collect();
+        found.sort_unstable();
+        found.dedup();
+        found.sort_by_key(|family| FAMILIES.iter().position(|known| known == family).unwrap_or(FAMILIES.len()));
+        found.into_iter().map(String::from).collect()
+    }
+
+    /// The languages that were asked for, without English.
+    pub fn languages(&self) -> Vec<String> {
+        let asked = self.cells.iter().flat_map(|cell| &cell.test.prompts).map(|asked| asked.lang.clone());
+        let mut found: Vec<String> = asked.filter(|lang| lang != "en").collect();
+        found.sort();
+        found.dedup();
+        found
+    }
+
+    /// The prompts of the test, as the first cell was asked them.
+    pub fn prompts(&self) -> &[Asked] {
+        self.cells.first().map_or(&[], |cell| &cell.test.prompts)
+    }
+}
+
+impl Scores {
+    /// Test credits of some seeds of one cell; what a seed was not asked is left out for all.
+    pub fn of(cells: &[&Measured], reading: Reading, keep: impl Fn(&Asked) -> bool) -> Self {
+        let runs = cells.iter().map(|cell| (cell.cell.seed, &cell.test));
+        Self::gathered(runs, reading, &keep)
+    }
+
+    pub fn validation(cell: &Measured, reading: Reading, keep: impl Fn(&Asked) -> bool) -> Self {
+        Self::gathered([(cell.cell.seed, &cell.validation)].into_iter(), reading, &keep)
+    }
+
+    fn gathered<'a>(
+        runs: impl Iterator<Item = (u64, &'a Answered)>,
+        reading: Reading,
+        keep: &dyn Fn(&Asked) -> bool,
+    ) -> Self {
+        let mut found: BTreeMap<u64, BTreeMap<&str, f64>> = BTreeMap::new();
+        let mut items: Vec<Item> = Vec::new();
+        for (seed, answered) in runs {
+            let Some(answers) = answered.readings.get(&reading) else { continue };
+            let kept = answered.prompts.iter().zip(&answers.credits).filter(|(asked, _)| keep(asked));
+            let first = found.is_empty();
+            let run = found.entry(seed).or_default();
+            for (asked, &credit) in kept {
+                run.insert(&asked.id, credit);
+                if first {
+                    let Asked { id, family, lang, .. } = asked.clone();
+                    items.push(Item { id, family, lang });
+                }
+            }
+        }
+        items.retain(|item| found.values().all(|run| run.contains_key(item.id.as_str())));
+        let credits = |run: BTreeMap<&str, f64>| items.iter().map(|item| run[item.id.as_str()]).collect();
+        let runs = found.into_iter().map(|(seed, run)| (seed, credits(run))).collect();
+        Self { items, runs }
+    }
+
+    pub fn items(&self) -> usize {
+        self.items.len()
+    }
+
+    pub fn seeds(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// The mean over families and languages of the means over items, over all seeds, with its interval.
+    pub fn estimate(&self) -> Estimate {
+        let mut families: Vec<&str> = self.items.iter().map(|item| item.family.as_str()).collect();
+        families.sort_unstable();
+        families.dedup();
+        let weights = self.weights();
+        let item = |(item, weight): (&Item, f64)| Weighed {
+            block: families.binary_search(&item.family.as_str()).unwrap_or_default(),
+            weight,
+        };
+        let items: Vec<Weighed> = self.items.iter().zip(weights).map(item).collect();
+        crossed(&self.runs.values().cloned().collect::<Vec<_>>(), &items, SEED)
+    }
+
+    /// The same without its interval.
+    pub fn centre(&self) -> f64 {
+        let weights = self.weights();
+        let run = |run: &Vec<f64>| run.iter().zip(&weights).map(|(credit, weight)| credit * weight).sum::<f64>();
+        self.runs.values().map(run).sum::<f64>() / self.runs.len() as f64 / weights.iter().sum::<f64>()
+    }
+
+    /// What makes every family with every language count alike, however many items it has.
+    fn weights(&self) -> Vec<f64> {
+        let mut strata: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for item in &self.items {
+            *strata.entry((&item.family, &item.lang)).or_default() += 1;
+        }
+        self.items.iter().map(|item| 1.0 / strata[&(item.family.as_str(), item.lang.as_str())] as f64).collect()
+    }
+
+    /// This minus another, over the items and seeds that both have.
+    pub fn minus(&self, other: &Self) -> Difference {
+        let places: BTreeMap<&str, usize> =
+            other.items.iter().enumerate().map(|(at, item)| (item.id.as_str(), at)).collect();
+        let shared: Vec<(usize, usize)> =
+            self.items.iter().enumerate().filter_map(|(at, item)| Some((at, *places.get(item.id.as_str())?))).collect();
+        let differences = |(seed, run): (&u64, &Vec<f64>)| {
+            let others = other.runs.get(seed)?;
+            Some((*seed, shared.iter().map(|&(own, theirs)| run[own] - others[theirs]).collect::<Vec<f64>>()))
+        };
+        let runs: BTreeMap<u64, Vec<f64>> = self.runs.iter().filter_map(differences).collect();
+        let items = shared.iter().map(|&(own, _)| self.items[own].clone()).collect();
+        let paired = Self { items, runs };
+        let mean = |at: usize| paired.runs.values().map(|run| run[at]).sum::<f64>();
+        let sign = |wanted: fn(f64) -> bool| (0..paired.items()).filter(|&at| wanted(mean(at))).count();
+        let p = mcnemar(sign(|sum| sum < -1e-9), sign(|sum| sum > 1e-9)).p;
+        Difference { estimate: paired.estimate(), p, items: paired.items(), seeds: paired.seeds() }
+    }
+}
+
+/// What a constant answer earns: in every family and language the answer that most training rows there have, as the plan
+/// names it; the mean over both.
+pub fn constant_answer(plan: &Plan, prompts: &[Asked], keep: impl Fn(&Asked) -> bool) -> f64 {
+    let mut strata: BTreeMap<(&str, &str), (f64, usize)> = BTreeMap::new();
+    for asked in prompts.iter().filter(|asked| keep(asked)) {
+        let entry = strata.entry((&asked.family, &asked.lang)).or_default();
+        let answer = plan.constants.get(&asked.family).and_then(|languages| languages.get(&asked.lang));
+        entry.0 += answer.map_or(0.0, |answer| credit(&asked.family, &asked.lang, answer, &asked.gold));
+        entry.1 += 1;
+    }
+    strata.values().map(|(sum, n)| sum / *n as f64).sum::<f64>() / strata.len() as f64
+}

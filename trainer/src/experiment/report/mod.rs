@@ -1,0 +1,139 @@
+//! RESULTS.md and its figures, from whatever finished cells there are. Nothing is measured here, and no result is written
+//! by hand: every number and every sentence comes from the cells.
+
+mod ablations;
+mod analyses;
+mod choice;
+mod evidence;
+mod main_table;
+mod markdown;
+mod times;
+mod transform;
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::cell::Measured;
+use crate::run_folder::write_file_atomically;
+
+pub use evidence::{Difference, Evidence, Scores, constant_answer};
+use markdown::percent;
+
+pub const RESULTS_FILE: &str = "RESULTS.md";
+/// Seeds the draws behind every interval.
+const SEED: u64 = 2506;
+
+/// One heading's worth of the report.
+pub struct Section {
+    pub title: String,
+    pub text: String,
+    /// Files beside it: name and content.
+    pub files: Vec<(String, String)>,
+}
+
+/// Writes everything that the cells of an experiment's folder can say.
+///
+/// # Errors
+/// There is no plan, a cell cannot be read, or a file cannot be written.
+pub fn write(out: &Path) -> Result<()> {
+    let evidence = Evidence::read(out)?;
+    let mut sections = vec![main_table::by_family(&evidence), main_table::by_kind(&evidence)];
+    sections.extend(main_table::by_language(&evidence));
+    sections.extend([transform::matrix_against_twin(&evidence), transform::layers(&evidence)]);
+    sections.extend([times::training(&evidence), times::inference(&evidence)]);
+    sections.extend([ablations::pooling(&evidence), ablations::sites(&evidence), ablations::others(&evidence)]);
+    sections.extend([analyses::pairs(&evidence), analyses::losses(&evidence), analyses::states(&evidence)]);
+    sections.extend([choice::layers(&evidence), choice::connection(&evidence), analyses::transplants(&evidence)]);
+    sections.push(everything(&evidence));
+    let mut text = head(&evidence);
+    for section in sections {
+        let _ = write!(text, "\n## {}\n\n{}\n", section.title, section.text.trim_end());
+        for (name, content) in section.files {
+            write_file_atomically(&out.join("figures").join(name), content.as_bytes())?;
+        }
+    }
+    write_file_atomically(&out.join(RESULTS_FILE), text.as_bytes())
+}
+
+/// What a person wants to know of a cell as soon as it is done.
+pub fn headline(cell: &Measured) -> String {
+    let scores = cell.test.readings.keys().map(|&reading| {
+        let scores = Scores::of(&[cell], reading, |asked| asked.lang != "en");
+        format!("{} {}", reading.name(), percent(scores.centre()))
+    });
+    scores.collect::<Vec<_>>().join(", ")
+}
+
+fn head(evidence: &Evidence) -> String {
+    let Evidence { plan, cells, missing, stale } = evidence;
+    let mut text = "# Results\n\nWritten by `trainer experiment`; no line here is edited by hand.\n\n".to_string();
+    let _ = writeln!(text, "```sh\n{}\n```\n", plan.command);
+    let _ = writeln!(
+        text,
+        "{} of {} cells of profile `{}` are measured.",
+        cells.len(),
+        plan.cells.len(),
+        plan.profile.name()
+    );
+    if let Some(first) = cells.first() {
+        let shape = first.model;
+        let mut devices: Vec<&str> = cells.iter().map(|cell| cell.device.as_str()).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        let _ = writeln!(
+            text,
+            "The base has {} layers of width {} and {:.2} M parameters (sha256 {}...), the corpus is {}.... Device: {}.",
+            shape.n_layers,
+            shape.d_model,
+            shape.parameters as f64 / 1e6,
+            &plan.base_sha256[..12],
+            &plan.corpus_sha256[..12],
+            devices.join(", ")
+        );
+    }
+    let _ = writeln!(
+        text,
+        "\nScores are percent of full credit on test prompts: exact answers, for `reading` answers that contain the gold \
+         one, for `summary` ROUGE-L. Means are over languages without English. In brackets stands the 95 % interval of a \
+         bootstrap over items (within a family) and seeds; where one seed was run it is over items alone. Seeds vary the \
+         fine-tuning, not the base. \
+         A difference is paired by item and seed; its p is a two-sided sign test over items. \
+         Nothing was chosen on these prompts: variants are compared on validation (last table)."
+    );
+    if !missing.is_empty() {
+        let _ = writeln!(text, "\nMissing, not yet measured: {}.", missing.join("; "));
+    }
+    if *stale > 0 {
+        let _ =
+            writeln!(text, "\n{stale} files of `cells/` belong to another recipe, corpus or base and are left out.");
+    }
+    text
+}
+
+/// Every cell with its validation and test score: all that was tried.
+fn everything(evidence: &Evidence) -> Section {
+    let foreign = |asked: &super::cell::Asked| asked.lang != "en";
+    let rows = evidence.cells.iter().flat_map(|cell| {
+        cell.test.readings.keys().map(move |&reading| {
+            let test = Scores::of(&[cell], reading, foreign);
+            let validation = Scores::validation(cell, reading, foreign);
+            vec![
+                cell.cell.name(),
+                reading.name().into(),
+                percent(validation.centre()),
+                percent(test.centre()),
+                test.items().to_string(),
+                cell.trained.as_ref().map_or(String::new(), |trained| trained.steps.to_string()),
+            ]
+        })
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    let head = ["cell", "asked with", "validation", "test", "n", "steps"];
+    Section {
+        title: "Everything that was tried".into(),
+        text: format!("Mean over families and languages without English.\n\n{}", markdown::table(&head, &rows)),
+        files: vec![("everything.csv".into(), markdown::csv(&head, &rows))],
+    }
+}
