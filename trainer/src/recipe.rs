@@ -161,7 +161,7 @@ impl Default for Optim {
             clip: 1.0,
             schedule: Schedule::Cosine,
             warmup_ratio: 0.1,
-            epochs: 6,
+            epochs: 2,
             max_steps: 0,
             batch_size: 32,
             micro_tokens: 128,

@@ -1,5 +1,6 @@
 //! The default run, the whole system in one line: fine-tune twice from the same start, fit, evaluate, export.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -87,7 +88,8 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
     println!("\n{}", fitted.summary());
 
     let test = at_most(recipe.eval.limit, render(&corpus.test)?);
-    let table = evaluate(recipe, &base, &sft, &cc, &fitted, &test)?;
+    let columns = evaluate(recipe, &base, &sft, &cc, &fitted, &test)?;
+    let table = render_table(&test, &columns);
     println!("{table}");
     write_file_atomically(&out.join("table.txt"), table.as_bytes())?;
 
@@ -95,7 +97,8 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
     base.save_model(&cc, &out.join("cc/model"), Storage::F32)?;
     fitted.write(&out.join("cc/model"))?;
     let bundle = out.join("bundle");
-    let bytes = write_bundle(recipe, &base, sft, cc, &fitted, &corpus.test, &bundle)?;
+    let rows: Vec<Row> = telling(&test, &columns, &corpus.test).into_iter().map(Row::from).collect();
+    let bytes = write_bundle(recipe, &base, sft, cc, &fitted, &rows, &bundle)?;
     println!("{}", next_steps(out, &bundle, bytes));
     Ok(true)
 }
@@ -107,7 +110,7 @@ fn evaluate(
     cc: &CcModel,
     fitted: &Fitted,
     test: &[Sample],
-) -> Result<String> {
+) -> Result<Vec<(&'static str, Vec<f64>)>> {
     let folded = fitted.transform.fold(cc.model.decision_maker());
     let prompts: Vec<(&Prompt, &Prompt)> = test.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
     let mut columns = Vec::new();
@@ -117,7 +120,7 @@ fn evaluate(
         let answers = answer(model, &base.config, Some(&folded), &prompts, &options)?;
         columns.push((name, credits(test, &answers, &base.tokenizer)?));
     }
-    Ok(render_table(test, &columns))
+    Ok(columns)
 }
 
 /// Greedy answering with the recipe's connection.
@@ -129,6 +132,23 @@ pub fn options(recipe: &Recipe, base: &ModelFolder, source: Source) -> Result<Ge
         connection: base.settings.connection,
         stop_ids: recipe.cc.stop.ids(&base.settings.template.stop_ids(&base.tokenizer)?, &base.config),
     })
+}
+
+/// Test rows in the order in which a page should offer them: per language one where the connection helped beside one where
+/// it did not, as far as there are such.
+fn telling<'i>(test: &[Sample], columns: &[(&str, Vec<f64>)], items: &'i [Item]) -> Vec<&'i Item> {
+    let gain = |at: usize| columns[2].1[at] - columns[0].1[at];
+    let gains: HashMap<&str, f64> =
+        test.iter().enumerate().map(|(at, sample)| (sample.id.as_str(), gain(at))).collect();
+    let rank = |item: &Item| {
+        let language = LANGUAGES.iter().position(|language| language.code == item.lang);
+        let family = Family::ALL.iter().position(|family| family.name() == item.task).unwrap_or_default();
+        let wanted = if family.is_multiple_of(2) { -1.0 } else { 1.0 };
+        (language, wanted * gains.get(item.id.as_str()).copied().unwrap_or_default())
+    };
+    let mut ranked: Vec<_> = items.iter().map(|item| (rank(item), item)).collect();
+    ranked.sort_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    ranked.into_iter().map(|(_, item)| item).collect()
 }
 
 /// One column for each way of answering: the families, then the languages.
@@ -168,7 +188,7 @@ fn write_bundle(
     sft: CcModel,
     cc: CcModel,
     fitted: &Fitted,
-    test: &[Item],
+    rows: &[Row],
     out: &Path,
 ) -> Result<u64> {
     // The page's host computes on whatever device it has; a bundle is made and proved on the CPU.
@@ -181,7 +201,7 @@ fn write_bundle(
             vanilla: &base.with_model(on_cpu(sft))?,
             cc: &base.with_model(on_cpu(cc))?,
             transform: &fitted.transform,
-            examples: &export::examples(&test.iter().map(Row::from).collect::<Vec<_>>()),
+            examples: &export::examples(rows),
             max_new_tokens: recipe.eval.max_new_tokens,
         },
         out,
