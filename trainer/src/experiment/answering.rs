@@ -40,7 +40,7 @@ pub struct Answerer<'a> {
 }
 
 impl Questions {
-    /// The first `eval.limit` of each language, all families and kinds in turn.
+    /// The first `eval.limit` of each language and family, both kinds in turn.
     ///
     /// # Errors
     /// A prompt that cannot be rendered.
@@ -64,7 +64,7 @@ impl Questions {
     }
 }
 
-/// At most `limit` items per language (0: all), one of every family and kind before a second of any.
+/// At most `limit` items per language and family (0: all), one of every kind before a second of any.
 pub fn in_turn(items: &[Item], limit: usize) -> Vec<&Item> {
     let mut seen: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
     let mut ranked: Vec<(usize, usize, &Item)> = Vec::new();
@@ -75,9 +75,9 @@ pub fn in_turn(items: &[Item], limit: usize) -> Vec<&Item> {
         *round += 1;
     }
     ranked.sort_by_key(|&(round, at, _)| (round, at));
-    let mut languages: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut asked: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     ranked.retain(|(_, _, item)| {
-        let taken = languages.entry(&item.lang).or_default();
+        let taken = asked.entry((&item.lang, &item.task)).or_default();
         *taken += 1;
         limit == 0 || *taken <= limit
     });

@@ -13,9 +13,9 @@ use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::transplant::{Donor, Patient};
 
-/// Prompts per language of each split, unless `eval.limit` allows fewer: every one costs as many passes as there are
+/// Prompts per language and family of each split, unless `eval.limit` allows fewer: every one costs as many passes as there are
 /// pairs of layers.
-const PER_LANGUAGE: usize = 6;
+const PER_FAMILY: usize = 1;
 
 /// For every donor whether each prompt is answered exactly, by target and source layer.
 struct Grids {
@@ -55,7 +55,7 @@ pub fn transplanted(answerer: &Answerer, corpus: &Corpus, interrupt: &Interrupt)
 fn grids(answerer: &Answerer, items: &[Item], interrupt: &Interrupt) -> Result<Option<Grids>> {
     let mut recipe = answerer.recipe.clone();
     let limit = recipe.eval.limit;
-    recipe.eval.limit = if limit == 0 { PER_LANGUAGE } else { limit.min(PER_LANGUAGE) };
+    recipe.eval.limit = if limit == 0 { PER_FAMILY } else { limit.min(PER_FAMILY) };
     let foreign: Vec<Item> = items.iter().filter(|item| item.lang != "en").cloned().collect();
     let samples = Questions::new(&recipe, answerer.folder, &foreign)?.samples;
     let others = evaluate::others(samples.len(), recipe.cc.seed)?;
