@@ -6,6 +6,7 @@ use super::text::Text;
 use super::world::{Fact, facts};
 use super::{ENGLISH, Item, LANGUAGES};
 use anyhow::Result;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
@@ -77,6 +78,8 @@ pub struct World {
     pub text: Text,
     pub facts: Vec<Fact>,
     pub units: Vec<Unit>,
+    /// The different answers of each task.
+    answers: BTreeMap<&'static str, BTreeSet<&'static str>>,
 }
 
 impl World {
@@ -84,7 +87,11 @@ impl World {
         let text = Text::load()?;
         let facts = facts(&text)?;
         let units = units(&text, &facts);
-        Ok(World { text, facts, units })
+        let mut answers: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for fact in &facts {
+            answers.entry(fact.task).or_default().insert(fact.answer());
+        }
+        Ok(World { text, facts, units, answers })
     }
 
     /// The unit as an instruction and its answer; the English twin is the same in the same phrasing. `salt` decides what
@@ -105,7 +112,7 @@ impl World {
 
     /// The unit as plain sentences, its answer among them.
     pub fn sentences(&self, unit: &Unit, lang: usize, salt: &str) -> Vec<String> {
-        let person = self.draw(unit, salt, "person", &self.text.namespace("person"));
+        let person = self.draw(unit, salt, "person", self.text.namespace("person"));
         match unit.what {
             What::Fact(fact) => ["say", "say2", "say3"]
                 .iter()
@@ -126,7 +133,7 @@ impl World {
     }
 
     fn ask(&self, unit: &Unit, lang: usize, phrasing: usize, salt: &str) -> (String, String) {
-        let person = self.draw(unit, salt, "person", &self.text.namespace("person"));
+        let person = self.draw(unit, salt, "person", self.text.namespace("person"));
         let frame = |slots: &[(char, String)]| {
             let frame = self.text.get(lang, &format!("frame/{}/{}", frame_of(unit.family), PHRASINGS[phrasing]));
             slots.iter().fold(frame.to_owned(), |text, (slot, filling)| text.replace(&format!("{{{slot}}}"), filling))
@@ -173,7 +180,7 @@ impl World {
                 others.sort_by_key(|other| self.pick(unit, salt, other, usize::MAX));
                 let mut said: Vec<(&str, &str)> = others[..SENTENCES - 1]
                     .iter()
-                    .map(|other| (*other, self.draw(unit, salt, "word", &self.text.namespace(other))))
+                    .map(|other| (*other, self.draw(unit, salt, "word", self.text.namespace(other))))
                     .collect();
                 said.insert(self.pick(unit, salt, "place", SENTENCES), (attribute, word));
                 let text = said.into_iter().map(|(attribute, word)| self.said(lang, attribute, word, person));
@@ -208,12 +215,9 @@ impl World {
 
     /// The other answers of the same task, in an order drawn for this unit; never what is asked about.
     fn wrong(&self, unit: &Unit, fact: &Fact, salt: &str) -> Vec<&'static str> {
-        let mut wrong: Vec<_> =
-            self.facts.iter().filter(|other| other.task == fact.task).map(|other| other.answer()).collect();
-        wrong.sort_unstable();
-        wrong.dedup();
-        wrong.retain(|word| *word != fact.answer() && *word != fact.subject());
-        wrong.sort_by_key(|word| self.pick(unit, salt, word, usize::MAX));
+        let right = [fact.answer(), fact.subject()];
+        let mut wrong: Vec<_> = self.answers[fact.task].iter().copied().filter(|word| !right.contains(word)).collect();
+        wrong.sort_by_cached_key(|word| self.pick(unit, salt, word, usize::MAX));
         wrong
     }
 
@@ -257,20 +261,20 @@ fn units(text: &Text, facts: &[Fact]) -> Vec<Unit> {
     }
     let people = text.namespace("person");
     for story in text.part("story") {
-        for person in &people {
+        for &person in people {
             let id = format!("{story}/{}", name(person));
             add(Family::Story, id, story, format!("story/{story}"), What::Story { story, person });
         }
     }
     for attribute in ATTRIBUTES {
-        for word in text.namespace(attribute) {
+        for &word in text.namespace(attribute) {
             let id = format!("{attribute}/{}", name(word));
             let what = What::Attribute { attribute, word };
             add(Family::Reading, id.clone(), attribute, format!("reading-{id}"), what);
         }
     }
     for event in text.part("news") {
-        for city in text.namespace("city") {
+        for &city in text.namespace("city") {
             let what = What::Event { event, city };
             add(Family::Summary, format!("{event}/{}", name(city)), event, format!("news/{event}"), what);
         }

@@ -157,19 +157,17 @@ pub fn generate(seed: u64) -> Result<Corpus> {
 
             // Every seen unit in one phrasing, then in a second, then in a third.
             let units = order("train", &seen);
-            let items = (0..HELD_PHRASING).flat_map(|turn| {
-                let world = &world;
-                units.iter().map(move |unit| {
-                    let phrasing = (hash(seed, &[code, &unit.id, "first"]) as usize + turn) % HELD_PHRASING;
-                    world.item(unit, lang, phrasing, &format!("{code}/{turn}"), PHRASINGS[phrasing])
-                })
-            });
-            let items: Vec<Item> = items.collect();
+            let turns: Vec<(usize, &Unit)> =
+                (0..HELD_PHRASING).flat_map(|turn| units.iter().map(move |&unit| (turn, unit))).collect();
+            let item = |&(turn, unit): &(usize, &Unit)| {
+                let phrasing = (hash(seed, &[code, &unit.id, "first"]) as usize + turn) % HELD_PHRASING;
+                world.item(unit, lang, phrasing, &format!("{code}/{turn}"), PHRASINGS[phrasing])
+            };
             if lang != ENGLISH {
                 // The pairs start from the far end: what fine-tuning leaves over comes first.
-                corpus.pairs.extend(items.iter().rev().take(PAIRS[at]).cloned());
+                corpus.pairs.extend(turns.iter().rev().take(PAIRS[at]).map(item));
             }
-            corpus.train.extend(items.into_iter().take(TRAIN[at]));
+            corpus.train.extend(turns.iter().take(TRAIN[at]).map(item));
         }
     }
     corpus.base = base_text(&world, &held, &corpus, seed);

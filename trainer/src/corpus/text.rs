@@ -17,6 +17,7 @@ pub struct Text {
     languages: Vec<HashMap<&'static str, &'static str>>,
     /// The keys of all words, in the order of the English file.
     words: Vec<&'static str>,
+    namespaces: HashMap<&'static str, Vec<&'static str>>,
 }
 
 impl Text {
@@ -57,7 +58,11 @@ impl Text {
             }
             languages.push(texts);
         }
-        Ok(Text { languages, words })
+        let mut namespaces: HashMap<_, Vec<_>> = HashMap::new();
+        for &word in &words {
+            namespaces.entry(word.split('/').nth(1).unwrap_or_default()).or_default().push(word);
+        }
+        Ok(Text { languages, words, namespaces })
     }
 
     /// The text under a key that every language has; empty for an unknown one.
@@ -80,9 +85,8 @@ impl Text {
         &self.words
     }
 
-    pub fn namespace(&self, namespace: &str) -> Vec<&'static str> {
-        let prefix = format!("word/{namespace}/");
-        self.words.iter().copied().filter(|word| word.starts_with(&prefix)).collect()
+    pub fn namespace(&self, namespace: &str) -> &[&'static str] {
+        self.namespaces.get(namespace).map_or(&[], Vec::as_slice)
     }
 
     /// What stands between the first and the last part of the keys of a section: the stories of `story/ID/start`.
