@@ -7,6 +7,7 @@ pub mod choice;
 pub mod containment;
 pub mod dates;
 pub mod rouge;
+mod stems;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
