@@ -2,13 +2,12 @@
 //!
 //! The only room of the evaluation that knows tensors; rules, statistics and files have their own.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use burn::tensor::activation::log_softmax;
 use burn::tensor::read_sync;
 use cctuning::chat::Prompt;
 use cctuning::generate::{Decoding, GenerateOptions, Source};
@@ -20,12 +19,13 @@ use sha2::{Digest, Sha256};
 use crate::benchmarks::{Benchmark, Item, load};
 use crate::evaluate::{batches, others};
 use crate::interrupt::Interrupt;
+use crate::likelihood::Options;
 use crate::model_folder::ModelFolder;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::results::{self, ITEMS_FILE, Record, cells, read_records};
 use crate::run_folder::write_file_atomically;
-use crate::scorers::{self, Judgement, LOGLIK};
+use crate::scorers;
 
 /// What was asked, of which model: a run goes on only under the same.
 const RUN_FILE: &str = "eval.json";
@@ -169,7 +169,7 @@ pub fn evaluate(
         println!("{} of {} items are answered already", done.len(), items.len());
     }
 
-    let labels = labels(folder, &left)?;
+    let choices = Options::of(folder, left.iter().map(|asked| asked.item.benchmark))?;
     let transform = folder.folded_transform();
     let mut file = OpenOptions::new().create(true).append(true).open(out.join(ITEMS_FILE))?;
     let mut progress = Progress::new("eval", items.len(), done.len());
@@ -182,7 +182,7 @@ pub fn evaluate(
         }
         let batch: Vec<&Asked> = batch.into_iter().map(|at| &left[at]).collect();
         let mut lines = Vec::new();
-        for record in answer(folder, transform.as_ref(), &batch, options, &labels)? {
+        for record in answer(folder, transform.as_ref(), &batch, options, &choices)? {
             serde_json::to_writer(&mut lines, &record)?;
             lines.push(b'\n');
         }
@@ -323,62 +323,27 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The token of each option; a benchmark is absent when one of its options takes several tokens.
-fn labels(folder: &ModelFolder, left: &[Asked]) -> Result<BTreeMap<Benchmark, Vec<u32>>> {
-    let (mut labels, mut left_out) = (BTreeMap::new(), Vec::new());
-    let asked: BTreeSet<Benchmark> = left.iter().map(|asked| asked.item.benchmark).collect();
-    for benchmark in asked.into_iter().filter(|benchmark| !benchmark.options().is_empty()) {
-        let ids: Vec<Vec<u32>> = benchmark
-            .options()
-            .iter()
-            .map(|option| folder.tokenizer.encode(option))
-            .collect::<cctuning::Result<_>>()?;
-        if ids.iter().all(|ids| ids.len() == 1) {
-            labels.insert(benchmark, ids.concat());
-        } else {
-            left_out.push(benchmark.name());
-        }
-    }
-    if !left_out.is_empty() {
-        println!("no {LOGLIK} for {}: this tokenizer cuts an option into several tokens", left_out.join(", "));
-    }
-    Ok(labels)
-}
-
-/// The answers to one batch. The log-likelihood of the options costs nothing: each is one token, and the logits after
-/// the prompt, connection included, are at hand.
+/// The answers to one batch, and before them what the model holds of the options there, connection included.
 fn answer(
     folder: &ModelFolder,
     transform: Option<&FoldedTransform>,
     batch: &[&Asked],
     options: &GenerateOptions,
-    labels: &BTreeMap<Benchmark, Vec<u32>>,
+    choices: &Options,
 ) -> Result<Vec<Record>> {
     let own: Vec<&Prompt> = batch.iter().map(|asked| &asked.prompt).collect();
     let others: Vec<&Prompt> = batch.iter().map(|asked| &asked.other).collect();
+    let benchmarks: Vec<Benchmark> = batch.iter().map(|asked| asked.item.benchmark).collect();
     let mut decoding = Decoding::start(&folder.model, &folder.config, transform, &own, &others, options.clone())?;
-    let likely = match batch.iter().any(|asked| labels.contains_key(&asked.item.benchmark)) {
-        true => {
-            let logits = decoding.logits();
-            let vocab_size = logits.dims()[1];
-            let values: Vec<f32> = log_softmax(logits, 1).into_data().iter::<f32>().collect();
-            Some((values, vocab_size))
-        }
-        false => None,
-    };
+    let likely = choices.log_probabilities(&mut decoding, &benchmarks)?;
     let tokens = read_sync(decoding.finish())?;
     let mut records = Vec::new();
-    for (row, (asked, tokens)) in batch.iter().zip(tokens).enumerate() {
+    for ((asked, tokens), likely) in batch.iter().zip(tokens).zip(likely) {
         let Item { id, benchmark, lang, prompt, gold, .. } = asked.item;
         let text = folder.tokenizer.decode(&tokens)?;
         let mut scores = scorers::judge(asked.item, &text);
-        if let (Some((values, vocab_size)), Some(ids)) = (&likely, labels.get(benchmark)) {
-            let of = |id: u32| values[row * vocab_size + id as usize];
-            // The first of equals, as the order of the options has it.
-            let best = (0..ids.len()).rev().max_by(|&a, &b| of(ids[a]).total_cmp(&of(ids[b]))).unwrap_or(0);
-            let option = benchmark.options()[best];
-            let score = f64::from(option == gold[0]);
-            scores.insert(LOGLIK.into(), Judgement { extracted: Some(option.into()), score });
+        if !likely.is_empty() {
+            scores.extend(scorers::judge_likelihoods(benchmark.options(), &gold[0], &likely));
         }
         records.push(Record {
             id: id.clone(),

@@ -24,6 +24,7 @@ pub mod hub;
 pub mod inputs;
 pub mod interrupt;
 pub mod jinja;
+pub mod likelihood;
 pub mod log;
 pub mod memory;
 pub mod mapped;
