@@ -20,6 +20,7 @@ use crate::benchmarks::{Benchmark, Item, load};
 use crate::evaluate::{batches, others};
 use crate::interrupt::Interrupt;
 use crate::likelihood::Options;
+use crate::lm_eval;
 use crate::model_folder::ModelFolder;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -29,6 +30,8 @@ use crate::scorers;
 
 /// What was asked, of which model: a run goes on only under the same.
 const RUN_FILE: &str = "eval.json";
+/// The key of the time of the first call.
+const STARTED: &str = "started";
 
 #[derive(Args)]
 pub struct BenchmarkArgs {
@@ -133,8 +136,8 @@ pub fn evaluate(
         println!("left out: {} items without an English twin, {} the first of them", alone.len(), first.id);
     }
     ensure!(!items.is_empty(), "nothing is left to ask; take a higher --limit, more languages or fewer shards");
-    let run = description(model_path, folder, &items, options, recipe)?;
-    let done = go_on(out, &run)?;
+    let mut run = description(model_path, folder, &items, options, recipe)?;
+    let done = go_on(out, &mut run)?;
     let known: HashSet<&str> = done.iter().map(|record| record.id.as_str()).collect();
 
     let donors = match options.source {
@@ -200,12 +203,12 @@ pub fn evaluate(
 fn finish(out: &Path, items: &[&Item], run: &Value) -> Result<()> {
     let records = read_records(&out.join(ITEMS_FILE))?;
     let by_id: BTreeMap<&str, &Record> = records.iter().map(|record| (record.id.as_str(), record)).collect();
+    let of_item =
+        |item: &&Item| by_id.get(item.id.as_str()).copied().with_context(|| format!("{}: no answer", item.id));
+    let in_order: Vec<&Record> = items.iter().map(of_item).collect::<Result<_>>()?;
     let mut lines = Vec::new();
-    for item in items {
-        serde_json::to_writer(
-            &mut lines,
-            by_id.get(item.id.as_str()).with_context(|| format!("{}: no answer", item.id))?,
-        )?;
+    for record in &in_order {
+        serde_json::to_writer(&mut lines, record)?;
         lines.push(b'\n');
     }
     write_file_atomically(&out.join(ITEMS_FILE), &lines)?;
@@ -222,23 +225,24 @@ fn finish(out: &Path, items: &[&Item], run: &Value) -> Result<()> {
     for (metric, ids) in &unreachable {
         println!("{metric}: the gold answer itself does not score 100 in {} of the items", ids.len());
     }
-    let title =
-        format!("{}, source {}", run["model"].as_str().unwrap_or_default(), run["source"].as_str().unwrap_or_default());
-    let json = |value: &Value| serde_json::to_string_pretty(value);
+    let said = |key: &str| run[key].as_str().unwrap_or_default();
+    let title = format!("{}, source {}", said("model"), said("source"));
     write_file_atomically(&out.join("summary.md"), results::markdown(&cells, &title).as_bytes())?;
     write_file_atomically(&out.join("summary.csv"), results::csv(&cells).as_bytes())?;
-    write_file_atomically(&out.join("results.json"), json(&results::lm_eval(&cells, run))?.as_bytes())?;
-    write_file_atomically(&out.join("unreachable.json"), json(&json!(unreachable))?.as_bytes())?;
-    println!("{}: {ITEMS_FILE}, summary.md, summary.csv, results.json, unreachable.json", out.display());
+    write_file_atomically(&out.join("unreachable.json"), serde_json::to_string_pretty(&unreachable)?.as_bytes())?;
+    let told = lm_eval::Run { model: said("model"), started: said(STARTED), arguments: run };
+    lm_eval::write(out, &items, &in_order, &cells, &told)?;
+    println!("{}: {ITEMS_FILE}, summary.md, summary.csv, unreachable.json, lm_eval", out.display());
     Ok(())
 }
 
-/// What an earlier call has answered already.
-fn go_on(out: &Path, run: &Value) -> Result<Vec<Record>> {
+/// What an earlier call has answered already; `run` learns when the first call was.
+fn go_on(out: &Path, run: &mut Value) -> Result<Vec<Record>> {
     fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let (described, items) = (out.join(RUN_FILE), out.join(ITEMS_FILE));
     if !described.exists() {
         ensure!(!items.exists(), "{}: holds {ITEMS_FILE} but no {RUN_FILE}; take another --out", out.display());
+        run[STARTED] = json!(lm_eval::now());
         write_file_atomically(&described, serde_json::to_string_pretty(run)?.as_bytes())?;
         return Ok(Vec::new());
     }
@@ -256,6 +260,7 @@ fn go_on(out: &Path, run: &Value) -> Result<Vec<Record>> {
         out.display(),
         other.join("\n  ")
     );
+    run[STARTED] = before.get(STARTED).cloned().unwrap_or_else(|| json!(lm_eval::now()));
     if !items.exists() {
         return Ok(Vec::new());
     }

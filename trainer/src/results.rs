@@ -1,4 +1,4 @@
-//! What an evaluation leaves: one JSON line per item, and summaries as table, Markdown, CSV and lm-eval's JSON.
+//! What an evaluation leaves: one JSON line per item, and summaries as table, Markdown and CSV.
 //!
 //! Knows no model.
 
@@ -8,7 +8,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
 use crate::benchmarks::{Benchmark, Item};
 use crate::scorers::{self, Judgement};
@@ -258,39 +257,4 @@ pub fn csv(cells: &[Cell]) -> String {
         }
     }
     text
-}
-
-/// The shape of lm-eval's results file, tasks called `xnli_en`. Its tools read `results`, `n-samples` and `config`.
-pub fn lm_eval(cells: &[Cell], config: &Value) -> Value {
-    let (mut results, mut samples, mut better) = (Map::new(), Map::new(), Map::new());
-    let (mut versions, mut shots, mut configs) = (Map::new(), Map::new(), Map::new());
-    for cell in cells {
-        let task = format!("{}_{}", cell.benchmark.to_lowercase(), cell.lang);
-        let mut result = Map::from_iter([("alias".to_string(), json!(task))]);
-        let mut directions = Map::new();
-        for (metric, measured) in &cell.metrics {
-            result.insert(format!("{metric},none"), json!(measured.estimate.mean));
-            result.insert(format!("{metric}_stderr,none"), json!(measured.estimate.stderr));
-            directions.insert(metric.clone(), json!(true));
-            if let Some(unparsable) = measured.unparsable {
-                result.insert(format!("{metric}_unparsable,none"), json!(unparsable));
-                directions.insert(format!("{metric}_unparsable"), json!(false));
-            }
-        }
-        result.insert("truncated,none".into(), json!(cell.truncated));
-        directions.insert("truncated".into(), json!(false));
-        if let Some(majority) = cell.majority {
-            result.insert("majority,none".into(), json!(majority));
-        }
-        configs.insert(task.clone(), json!({"task": task, "num_fewshot": 0, "output_type": "generate_until"}));
-        results.insert(task.clone(), result.into());
-        samples.insert(task.clone(), json!({"original": cell.n, "effective": cell.n}));
-        better.insert(task.clone(), directions.into());
-        versions.insert(task.clone(), json!(1));
-        shots.insert(task, json!(0));
-    }
-    json!({
-        "results": results, "group_subtasks": {}, "configs": configs, "versions": versions, "n-shot": shots,
-        "higher_is_better": better, "n-samples": samples, "config": config,
-    })
 }

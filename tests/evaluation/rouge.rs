@@ -1,10 +1,9 @@
-//! Proves of ROUGE-L: `google` is that of rouge-score and `xlsum` that of XL-Sum, to the last digit.
+//! ROUGE-L: `google` is that of rouge-score and `xlsum` that of XL-Sum, to the last digit.
 
-mod shared_data;
-
-use shared_data::shared;
 use trainer::benchmarks::{Benchmark, Item, load};
 use trainer::scorers::rouge;
+
+use crate::shared_data::shared;
 
 #[test]
 fn rouge_xlsum_is_that_of_xl_sum() {
