@@ -91,6 +91,16 @@ pub enum Error {
         /// Tokens that fit beside the answer.
         limit: usize,
     },
+    /// A text to be judged as the answer does not fit.
+    #[error(
+        "a continuation of {found} tokens is to be judged where the answer has room for {limit}; raise max_new_tokens"
+    )]
+    ContinuationTooLong {
+        /// Tokens of the longest continuation.
+        found: usize,
+        /// Tokens that fit, the last of which is only predicted.
+        limit: usize,
+    },
     /// The connection was asked for in a way that this model or these prompts do not allow.
     #[error("connection: {0}")]
     Connection(String),

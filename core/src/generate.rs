@@ -11,7 +11,8 @@ use crate::model::{CcModel, TokenBatch};
 use crate::sampling::{Nucleus, Sampling, row_rng};
 use crate::tap::Taps;
 use crate::transform_matrix::FoldedTransform;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 pub use crate::connection::{Choice, Connection, ConnectionOptions, Source, TwoPass};
@@ -136,6 +137,70 @@ impl<'m> Decoding<'m> {
             self.logits = self.model.logits(hidden.squeeze_dim(1));
         }
         self.logits.clone()
+    }
+
+    /// What the model holds of given answers before it gives its own: the sum of the log-probabilities of their tokens.
+    /// Every row has its continuations; rows may have fewer than others, down to none, and an empty one costs nothing.
+    ///
+    /// The prompts are run once for all: the cache is rewound behind every continuation.
+    ///
+    /// # Shapes
+    /// - returns: `[batch, continuations]`, zero where a row has fewer than the most
+    ///
+    /// # Errors
+    /// A continuation is longer than the answer may be.
+    ///
+    /// # Panics
+    /// An answer has begun already.
+    pub fn log_probabilities(&mut self, continuations: &[&[Vec<u32>]]) -> Result<Tensor<2>> {
+        assert_eq!(self.produced, 0, "continuations are judged before an answer begins");
+        // The last token is only predicted.
+        let limit = self.options.max_new_tokens + 1;
+        let found = continuations.iter().flat_map(|row| row.iter().map(Vec::len)).max().unwrap_or(0);
+        if found > limit {
+            return Err(Error::ContinuationTooLong { found, limit });
+        }
+        let first = log_softmax(self.logits().cast(FloatDType::F32), 1).unsqueeze_dim(1);
+        let most = continuations.iter().map(|row| row.len()).max().unwrap_or(0);
+        let columns = (0..most).map(|at| {
+            let rows = continuations.iter().map(|row| row.get(at).map_or(&[][..], Vec::as_slice));
+            self.log_probabilities_of_one(first.clone(), &rows.collect::<Vec<_>>())
+        });
+        let columns: Vec<Tensor<2>> = columns.collect();
+        Ok(if columns.is_empty() {
+            Tensor::zeros([continuations.len(), 0], &first.device())
+        } else {
+            Tensor::cat(columns, 1)
+        })
+    }
+
+    /// # Shapes
+    /// - `first`: of all first tokens, `[batch, 1, vocab_size]`
+    /// - returns: `[batch, 1]`
+    fn log_probabilities_of_one(&mut self, first: Tensor<3>, rows: &[&[u32]]) -> Tensor<2> {
+        let ([batch, _, vocab_size], device) = (first.dims(), first.device());
+        let longest = rows.iter().map(|row| row.len()).max().unwrap_or(0).max(1);
+        let mut all = first;
+        if longest > 1 {
+            let read: Vec<&[u32]> = rows.iter().map(|row| &row[..row.len().saturating_sub(1)]).collect();
+            let embedded = self.model.model.embed(TokenBatch::new(&read, &device).ids);
+            let (held, layers) = (self.cache.len(), 0..self.model.model.n_layers());
+            let hidden = self.model.model.forward(embedded, layers, Some(&mut self.cache), Taps::default());
+            self.cache.rewind(held);
+            let logits = self.model.logits(hidden.flatten(0, 1)).cast(FloatDType::F32);
+            all = Tensor::cat(vec![all, log_softmax(logits, 1).reshape([batch, longest - 1, vocab_size])], 1);
+        }
+        let mut ids = vec![0i32; batch * longest];
+        let mut counts = vec![0.0f32; batch * longest];
+        for (row, tokens) in rows.iter().enumerate() {
+            for (at, &id) in tokens.iter().enumerate() {
+                ids[row * longest + at] = id as i32;
+                counts[row * longest + at] = 1.0;
+            }
+        }
+        let ids: Tensor<3, Int> = Tensor::from_data(TensorData::new(ids, [batch, longest, 1]), &device);
+        let counts: Tensor<2> = Tensor::from_data(TensorData::new(counts, [batch, longest]), &device);
+        (all.gather(2, ids).squeeze_dim::<2>(2) * counts).sum_dim(1)
     }
 
     /// The next token of every row, `None` for rows that have ended; `None` altogether once all have.

@@ -83,6 +83,45 @@ fn every_row_of_a_ragged_batch_is_what_it_is_alone_for_every_source_and_anchor()
 }
 
 #[test]
+fn a_given_answer_costs_what_its_tokens_cost_one_by_one() {
+    let world = world(Family::Llama);
+    let rows = rows(BACKS[2]);
+    let (own, others): (Vec<&Prompt>, Vec<&Prompt>) = rows.iter().map(|(own, other)| (own, other)).unzip();
+    // One, several and no tokens; rows with three, one and no answers.
+    let given =
+        [vec![vec![7], vec![65, 66, 67, 12], vec![9, 9]], vec![vec![80, 3, 5]], vec![], vec![vec![], vec![1, 2]]];
+    let given: Vec<&[Vec<u32>]> = (0..rows.len()).map(|row| &given[row % given.len()][..]).collect();
+    // What is drawn at random hangs on the whole prompt, so a longer one is given other activations.
+    for source in SOURCES.into_iter().filter(|&source| source != Source::Random) {
+        let options = options(source);
+        let mut batch = world.start(&own, &others, options.clone());
+        let found = batch.log_probabilities(&given).unwrap();
+        assert_eq!(found.dims(), [rows.len(), 3]);
+        for (at, ((own, other), answers)) in rows.iter().zip(&given).enumerate() {
+            // The prompt with the tokens so far behind it: its anchor and its content stay where they are.
+            let cost = |answer: &Vec<u32>| -> f32 {
+                let mut prompt = own.clone();
+                answer.iter().fold(0.0, |sum, &token| {
+                    let logits = values(&world.start(&[&prompt], &[other], options.clone()).logits());
+                    prompt.ids.push(token);
+                    let total: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+                    sum + (f64::from(logits[token as usize]) - total.ln()) as f32
+                })
+            };
+            let mut expected: Vec<f32> = answers.iter().map(cost).collect();
+            expected.resize(3, 0.0);
+            let row = values(&found.clone().narrow(0, at, 1));
+            assert_close(&row, &expected, 1e-4, &format!("{source:?} row {at}"));
+        }
+        let untouched = read_sync(world.start(&own, &others, options).finish()).unwrap();
+        assert_eq!(read_sync(batch.finish()).unwrap(), untouched, "{source:?}: judging changed the answers");
+    }
+    let mut batch = world.start(&own[..1], &others[..1], options(Source::None));
+    let refused = batch.log_probabilities(&[&[vec![0; 10]]]).unwrap_err().to_string();
+    assert!(refused.contains("10 tokens") && refused.contains("max_new_tokens"), "{refused}");
+}
+
+#[test]
 fn every_switch_of_the_connection_holds_in_a_ragged_batch() {
     let world = world(Family::Llama);
     let plain = ConnectionOptions::default();

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 PROMPT, NEW_TOKENS, ROUNDS = 256, 16, 2
 ROWS, OWN, ANSWER = 4, 96, 32
+PROMPTS, SHORTEST, LONGEST, TOKENS = 16, 24, 144, 12
 folder, part = sys.argv[1:]
 started = time.perf_counter()
 model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -38,6 +39,23 @@ def generate():
     return {"prefill tokens/s": statistics.median(prefill), "decode tokens/s": statistics.median(decode)}
 
 
+def answers():
+    rows = [ids(SHORTEST + at * (LONGEST - SHORTEST) // (PROMPTS - 1), at) for at in range(PROMPTS)]
+
+    def per_second(batches):
+        started = time.process_time()
+        for batch in batches:
+            longest = max(map(len, batch))
+            tokens = torch.tensor([[0] * (longest - len(row)) + row for row in batch])
+            mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch])
+            new = {"min_new_tokens": TOKENS, "max_new_tokens": TOKENS, "do_sample": False, "pad_token_id": 0}
+            model.generate(tokens, attention_mask=mask, **new)
+        return PROMPTS / (time.process_time() - started)
+
+    batched, alone = per_second([rows]), per_second([[row] for row in rows])
+    return {"batched prompts/s": batched, "alone prompts/s": alone, "batched / alone": batched / alone}
+
+
 def train(bf16):
     model.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -62,6 +80,8 @@ def train(bf16):
 
 if part == "generate":
     found = generate()
+elif part == "answers":
+    found = answers()
 elif part != "load":
     found = train(part.endswith("bf16"))
 found["peak GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

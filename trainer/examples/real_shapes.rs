@@ -1,9 +1,10 @@
 //! Times of a real model's shape beside `transformers`, all in one run: loading, prefill, decoding, training steps, and
 //! the peak of each in memory. Every part runs in a process of its own, ours and theirs in turn.
 //!
-//! `cargo run --release -p trainer --no-default-features --example real_shapes -- FOLDER [--torch python3]`
+//! `cargo run --release -p trainer --no-default-features --example real_shapes -- FOLDER [--only PART] [--torch python3]`
 //!
-//! FOLDER is a Hugging Face folder; random weights do.
+//! FOLDER is a Hugging Face folder; random weights do. PART is one of load, generate, answers, "sft f32", "cc f32",
+//! "sft bf16" and "cc bf16".
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +16,7 @@ use cctuning::chat::Prompt;
 use cctuning::generate::{Decoding, GenerateOptions, Source};
 use cctuning::sampling::Sampling;
 use serde_json::{Value, json};
+use trainer::evaluate::answer;
 use trainer::model_folder::ModelFolder;
 use trainer::optim::AdamW;
 use trainer::precision::Precision;
@@ -27,7 +29,11 @@ const NEW_TOKENS: usize = 16;
 const ROUNDS: usize = 2;
 /// Rows, tokens of a prompt, of its English twin and of an answer in a training step.
 const BATCH: (usize, usize, usize, usize) = (4, 96, 80, 32);
-const PARTS: [&str; 6] = ["load", "generate", "sft f32", "cc f32", "sft bf16", "cc bf16"];
+/// Prompts of an evaluation, the shortest and the longest of them in tokens, and tokens of each answer.
+const ANSWERS: (usize, usize, usize, usize) = (16, 24, 144, 12);
+/// How often prompts are answered, ours and theirs in turn.
+const TURNS: usize = 3;
+const PARTS: [&str; 7] = ["load", "generate", "answers", "sft f32", "cc f32", "sft bf16", "cc bf16"];
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -38,7 +44,8 @@ fn main() -> Result<()> {
         return Ok(());
     }
     println!("{:<10} {:>34} {:>34}", "", "ours", "transformers");
-    for part in PARTS {
+    let asked = PARTS.into_iter().filter(|part| value_of("--only").is_none_or(|only| only == part));
+    for part in asked.flat_map(|part| [part].repeat(if part == "answers" { TURNS } else { 1 })) {
         let mut ours = Command::new(std::env::current_exe()?);
         let ours = json_of(ours.arg(&folder).args(["--part", part]))?;
         let theirs = match value_of("--torch") {
@@ -74,6 +81,7 @@ fn measure(folder: &Path, part: &str) -> Result<Value> {
     let mut found = match part.split_once(' ') {
         None if part == "load" => json!({ "load s": load_s }),
         None if part == "generate" => generate(&folder)?,
+        None if part == "answers" => answers(&folder)?,
         Some((method, precision)) => train(folder, method, precision)?,
         _ => bail!("no such part: {part}"),
     };
@@ -85,14 +93,8 @@ fn generate(folder: &ModelFolder) -> Result<Value> {
     let prompt = prompt(PROMPT, 1);
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let options = GenerateOptions {
-            max_new_tokens: NEW_TOKENS,
-            sampling: Sampling::Greedy,
-            source: Source::None,
-            connection: folder.settings.connection,
-            stop_ids: Vec::new(),
-        };
         let started = Instant::now();
+        let options = greedy(folder, NEW_TOKENS);
         let mut decoding = Decoding::start(&folder.model, &folder.config, None, &[&prompt], &[], options)?;
         read_sync(decoding.next_tokens())?;
         prefill.push(PROMPT as f64 / started.elapsed().as_secs_f64());
@@ -101,6 +103,38 @@ fn generate(folder: &ModelFolder) -> Result<Value> {
         decode.push((NEW_TOKENS - 1) as f64 / started.elapsed().as_secs_f64());
     }
     Ok(json!({ "prefill tokens/s": median(prefill), "decode tokens/s": median(decode) }))
+}
+
+fn greedy(folder: &ModelFolder, max_new_tokens: usize) -> GenerateOptions {
+    let connection = folder.settings.connection;
+    GenerateOptions {
+        max_new_tokens,
+        sampling: Sampling::Greedy,
+        source: Source::None,
+        connection,
+        stop_ids: Vec::new(),
+    }
+}
+
+/// Prompts of an evaluation per second of processor time, all at once and one by one: on a busy machine the ratio of two
+/// programs that take turns says more so, if each is given one thread (OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1).
+fn answers(folder: &ModelFolder) -> Result<Value> {
+    let (prompts, shortest, longest, tokens) = ANSWERS;
+    let length = |at: usize| shortest + at * (longest - shortest) / (prompts - 1);
+    let prompts: Vec<Prompt> = (0..prompts).map(|at| prompt(length(at), at)).collect();
+    let pairs: Vec<(&Prompt, &Prompt)> = prompts.iter().map(|prompt| (prompt, prompt)).collect();
+    let options = greedy(folder, tokens);
+    let per_second = |pairs: &[&[(&Prompt, &Prompt)]]| -> Result<(f64, Vec<Vec<u32>>)> {
+        let (started, mut answers) = (processor_s()?, Vec::new());
+        for pairs in pairs {
+            answers.extend(answer(&folder.model, &folder.config, None, pairs, &options)?);
+        }
+        Ok((prompts.len() as f64 / (processor_s()? - started), answers))
+    };
+    let (batched, answers) = per_second(&[&pairs])?;
+    let (alone, expected) = per_second(&pairs.chunks(1).collect::<Vec<_>>())?;
+    ensure!(answers == expected, "a batch changed an answer");
+    Ok(json!({ "batched prompts/s": batched, "alone prompts/s": alone, "batched / alone": batched / alone }))
 }
 
 fn train(folder: ModelFolder, method: &str, precision: &str) -> Result<Value> {
@@ -141,6 +175,15 @@ fn prompt(n: usize, seed: usize) -> Prompt {
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
+}
+
+/// What this process has computed so far, all threads together.
+fn processor_s() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/stat").context("processor time is read from Linux's /proc")?;
+    // Behind the name, which may hold anything: user and system time are the 12th and the 13th.
+    let fields = status.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    let hundredths: f64 = fields.filter_map(|field| field.parse::<f64>().ok()).sum();
+    Ok(hundredths / 100.0)
 }
 
 /// The most memory this process has held.

@@ -2,13 +2,12 @@
 //!
 //! The only room of the evaluation that knows tensors; rules, statistics and files have their own.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use burn::tensor::activation::log_softmax;
 use burn::tensor::read_sync;
 use cctuning::chat::Prompt;
 use cctuning::generate::{Decoding, GenerateOptions, Source};
@@ -20,15 +19,19 @@ use sha2::{Digest, Sha256};
 use crate::benchmarks::{Benchmark, Item, load};
 use crate::evaluate::{batches, others};
 use crate::interrupt::Interrupt;
+use crate::likelihood::Options;
+use crate::lm_eval;
 use crate::model_folder::ModelFolder;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::results::{self, ITEMS_FILE, Record, cells, read_records};
 use crate::run_folder::write_file_atomically;
-use crate::scorers::{self, Judgement, LOGLIK};
+use crate::scorers;
 
 /// What was asked, of which model: a run goes on only under the same.
 const RUN_FILE: &str = "eval.json";
+/// The key of the time of the first call.
+const STARTED: &str = "started";
 
 #[derive(Args)]
 pub struct BenchmarkArgs {
@@ -133,8 +136,8 @@ pub fn evaluate(
         println!("left out: {} items without an English twin, {} the first of them", alone.len(), first.id);
     }
     ensure!(!items.is_empty(), "nothing is left to ask; take a higher --limit, more languages or fewer shards");
-    let run = description(model_path, folder, &items, options, recipe)?;
-    let done = go_on(out, &run)?;
+    let mut run = description(model_path, folder, &items, options, recipe)?;
+    let done = go_on(out, &mut run)?;
     let known: HashSet<&str> = done.iter().map(|record| record.id.as_str()).collect();
 
     let donors = match options.source {
@@ -169,7 +172,7 @@ pub fn evaluate(
         println!("{} of {} items are answered already", done.len(), items.len());
     }
 
-    let labels = labels(folder, &left)?;
+    let choices = Options::of(folder, left.iter().map(|asked| asked.item.benchmark))?;
     let transform = folder.folded_transform();
     let mut file = OpenOptions::new().create(true).append(true).open(out.join(ITEMS_FILE))?;
     let mut progress = Progress::new("eval", items.len(), done.len());
@@ -182,7 +185,7 @@ pub fn evaluate(
         }
         let batch: Vec<&Asked> = batch.into_iter().map(|at| &left[at]).collect();
         let mut lines = Vec::new();
-        for record in answer(folder, transform.as_ref(), &batch, options, &labels)? {
+        for record in answer(folder, transform.as_ref(), &batch, options, &choices)? {
             serde_json::to_writer(&mut lines, &record)?;
             lines.push(b'\n');
         }
@@ -200,12 +203,12 @@ pub fn evaluate(
 fn finish(out: &Path, items: &[&Item], run: &Value) -> Result<()> {
     let records = read_records(&out.join(ITEMS_FILE))?;
     let by_id: BTreeMap<&str, &Record> = records.iter().map(|record| (record.id.as_str(), record)).collect();
+    let of_item =
+        |item: &&Item| by_id.get(item.id.as_str()).copied().with_context(|| format!("{}: no answer", item.id));
+    let in_order: Vec<&Record> = items.iter().map(of_item).collect::<Result<_>>()?;
     let mut lines = Vec::new();
-    for item in items {
-        serde_json::to_writer(
-            &mut lines,
-            by_id.get(item.id.as_str()).with_context(|| format!("{}: no answer", item.id))?,
-        )?;
+    for record in &in_order {
+        serde_json::to_writer(&mut lines, record)?;
         lines.push(b'\n');
     }
     write_file_atomically(&out.join(ITEMS_FILE), &lines)?;
@@ -222,23 +225,24 @@ fn finish(out: &Path, items: &[&Item], run: &Value) -> Result<()> {
     for (metric, ids) in &unreachable {
         println!("{metric}: the gold answer itself does not score 100 in {} of the items", ids.len());
     }
-    let title =
-        format!("{}, source {}", run["model"].as_str().unwrap_or_default(), run["source"].as_str().unwrap_or_default());
-    let json = |value: &Value| serde_json::to_string_pretty(value);
+    let said = |key: &str| run[key].as_str().unwrap_or_default();
+    let title = format!("{}, source {}", said("model"), said("source"));
     write_file_atomically(&out.join("summary.md"), results::markdown(&cells, &title).as_bytes())?;
     write_file_atomically(&out.join("summary.csv"), results::csv(&cells).as_bytes())?;
-    write_file_atomically(&out.join("results.json"), json(&results::lm_eval(&cells, run))?.as_bytes())?;
-    write_file_atomically(&out.join("unreachable.json"), json(&json!(unreachable))?.as_bytes())?;
-    println!("{}: {ITEMS_FILE}, summary.md, summary.csv, results.json, unreachable.json", out.display());
+    write_file_atomically(&out.join("unreachable.json"), serde_json::to_string_pretty(&unreachable)?.as_bytes())?;
+    let told = lm_eval::Run { model: said("model"), started: said(STARTED), arguments: run };
+    lm_eval::write(out, &items, &in_order, &cells, &told)?;
+    println!("{}: {ITEMS_FILE}, summary.md, summary.csv, unreachable.json, lm_eval", out.display());
     Ok(())
 }
 
-/// What an earlier call has answered already.
-fn go_on(out: &Path, run: &Value) -> Result<Vec<Record>> {
+/// What an earlier call has answered already; `run` learns when the first call was.
+fn go_on(out: &Path, run: &mut Value) -> Result<Vec<Record>> {
     fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let (described, items) = (out.join(RUN_FILE), out.join(ITEMS_FILE));
     if !described.exists() {
         ensure!(!items.exists(), "{}: holds {ITEMS_FILE} but no {RUN_FILE}; take another --out", out.display());
+        run[STARTED] = json!(lm_eval::now());
         write_file_atomically(&described, serde_json::to_string_pretty(run)?.as_bytes())?;
         return Ok(Vec::new());
     }
@@ -256,6 +260,7 @@ fn go_on(out: &Path, run: &Value) -> Result<Vec<Record>> {
         out.display(),
         other.join("\n  ")
     );
+    run[STARTED] = before.get(STARTED).cloned().unwrap_or_else(|| json!(lm_eval::now()));
     if !items.exists() {
         return Ok(Vec::new());
     }
@@ -323,62 +328,27 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The token of each option; a benchmark is absent when one of its options takes several tokens.
-fn labels(folder: &ModelFolder, left: &[Asked]) -> Result<BTreeMap<Benchmark, Vec<u32>>> {
-    let (mut labels, mut left_out) = (BTreeMap::new(), Vec::new());
-    let asked: BTreeSet<Benchmark> = left.iter().map(|asked| asked.item.benchmark).collect();
-    for benchmark in asked.into_iter().filter(|benchmark| !benchmark.options().is_empty()) {
-        let ids: Vec<Vec<u32>> = benchmark
-            .options()
-            .iter()
-            .map(|option| folder.tokenizer.encode(option))
-            .collect::<cctuning::Result<_>>()?;
-        if ids.iter().all(|ids| ids.len() == 1) {
-            labels.insert(benchmark, ids.concat());
-        } else {
-            left_out.push(benchmark.name());
-        }
-    }
-    if !left_out.is_empty() {
-        println!("no {LOGLIK} for {}: this tokenizer cuts an option into several tokens", left_out.join(", "));
-    }
-    Ok(labels)
-}
-
-/// The answers to one batch. The log-likelihood of the options costs nothing: each is one token, and the logits after
-/// the prompt, connection included, are at hand.
+/// The answers to one batch, and before them what the model holds of the options there, connection included.
 fn answer(
     folder: &ModelFolder,
     transform: Option<&FoldedTransform>,
     batch: &[&Asked],
     options: &GenerateOptions,
-    labels: &BTreeMap<Benchmark, Vec<u32>>,
+    choices: &Options,
 ) -> Result<Vec<Record>> {
     let own: Vec<&Prompt> = batch.iter().map(|asked| &asked.prompt).collect();
     let others: Vec<&Prompt> = batch.iter().map(|asked| &asked.other).collect();
+    let benchmarks: Vec<Benchmark> = batch.iter().map(|asked| asked.item.benchmark).collect();
     let mut decoding = Decoding::start(&folder.model, &folder.config, transform, &own, &others, options.clone())?;
-    let likely = match batch.iter().any(|asked| labels.contains_key(&asked.item.benchmark)) {
-        true => {
-            let logits = decoding.logits();
-            let vocab_size = logits.dims()[1];
-            let values: Vec<f32> = log_softmax(logits, 1).into_data().iter::<f32>().collect();
-            Some((values, vocab_size))
-        }
-        false => None,
-    };
+    let likely = choices.log_probabilities(&mut decoding, &benchmarks)?;
     let tokens = read_sync(decoding.finish())?;
     let mut records = Vec::new();
-    for (row, (asked, tokens)) in batch.iter().zip(tokens).enumerate() {
+    for ((asked, tokens), likely) in batch.iter().zip(tokens).zip(likely) {
         let Item { id, benchmark, lang, prompt, gold, .. } = asked.item;
         let text = folder.tokenizer.decode(&tokens)?;
         let mut scores = scorers::judge(asked.item, &text);
-        if let (Some((values, vocab_size)), Some(ids)) = (&likely, labels.get(benchmark)) {
-            let of = |id: u32| values[row * vocab_size + id as usize];
-            // The first of equals, as the order of the options has it.
-            let best = (0..ids.len()).rev().max_by(|&a, &b| of(ids[a]).total_cmp(&of(ids[b]))).unwrap_or(0);
-            let option = benchmark.options()[best];
-            let score = f64::from(option == gold[0]);
-            scores.insert(LOGLIK.into(), Judgement { extracted: Some(option.into()), score });
+        if !likely.is_empty() {
+            scores.extend(scorers::judge_likelihoods(benchmark.options(), &gold[0], &likely));
         }
         records.push(Record {
             id: id.clone(),

@@ -25,6 +25,8 @@ pub mod hub;
 pub mod inputs;
 pub mod interrupt;
 pub mod jinja;
+pub mod likelihood;
+pub mod lm_eval;
 pub mod log;
 pub mod memory;
 pub mod mapped;

@@ -1,4 +1,4 @@
-//! What an evaluation leaves: one JSON line per item, and summaries as table, Markdown, CSV and lm-eval's JSON.
+//! What an evaluation leaves: one JSON line per item, and summaries as table, Markdown and CSV.
 //!
 //! Knows no model.
 
@@ -8,7 +8,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
 use crate::benchmarks::{Benchmark, Item};
 use crate::scorers::{self, Judgement};
@@ -72,6 +71,15 @@ pub struct Measured {
     pub estimate: Estimate,
     /// Share of answers in which the rule could read no option.
     pub unparsable: Option<f64>,
+    /// Share of items whose two likeliest options lie within [`scorers::NEAR_TIE`].
+    pub near_ties: Option<f64>,
+}
+
+impl Measured {
+    /// What stands beside the number in a table, and its title there.
+    fn beside(&self) -> Option<(&'static str, f64)> {
+        self.unparsable.map(|share| ("unread", share)).or(self.near_ties.map(|share| ("ties", share)))
+    }
 }
 
 /// Cells by benchmark and language, in the order of the items. Items without a record count as not asked.
@@ -93,7 +101,7 @@ fn cell(benchmark: Benchmark, lang: &str, group: &[(&Item, &Record)]) -> Cell {
     let n = group.len();
     let share = |count: usize| count as f64 / n as f64;
     let mut metrics = BTreeMap::new();
-    for rule in scorers::rules(benchmark).iter().copied().chain([scorers::LOGLIK]) {
+    for rule in scorers::rules(benchmark).iter().copied().chain(scorers::LIKELIHOODS) {
         let judged: Vec<&Judgement> = group.iter().filter_map(|(_, record)| record.scores.get(rule)).collect();
         // A rule that could not be asked of every item has no score.
         if judged.len() < n {
@@ -102,7 +110,10 @@ fn cell(benchmark: Benchmark, lang: &str, group: &[(&Item, &Record)]) -> Cell {
         let scores: Vec<f64> = judged.iter().map(|judgement| judgement.score).collect();
         let unread = share(judged.iter().filter(|judgement| judgement.extracted.is_none()).count());
         let unparsable = scorers::reads_options(benchmark, rule).then_some(unread);
-        let measured = Measured { estimate: estimate(&scores, SEED), unparsable };
+        let is_near = |judgement: &&&Judgement| judgement.gap.is_some_and(|gap| gap < scorers::NEAR_TIE);
+        let near_ties = judged.iter().all(|judgement| judgement.gap.is_some());
+        let near_ties = near_ties.then(|| share(judged.iter().filter(is_near).count()));
+        let measured = Measured { estimate: estimate(&scores, SEED), unparsable, near_ties };
         metrics.insert(scorers::metric(benchmark, rule), measured);
     }
     let of_option = |option: &&str| group.iter().filter(|(item, _)| item.gold[0] == *option).count();
@@ -113,7 +124,7 @@ fn cell(benchmark: Benchmark, lang: &str, group: &[(&Item, &Record)]) -> Cell {
 
 /// The metrics of a benchmark in the order of its rules.
 fn metrics_of(cells: &[&Cell], benchmark: Benchmark) -> Vec<String> {
-    let all = scorers::rules(benchmark).iter().copied().chain([scorers::LOGLIK]);
+    let all = scorers::rules(benchmark).iter().copied().chain(scorers::LIKELIHOODS);
     let named = all.map(|rule| scorers::metric(benchmark, rule));
     named.filter(|metric| cells.iter().any(|cell| cell.metrics.contains_key(metric))).collect()
 }
@@ -131,9 +142,7 @@ fn tables(cells: &[Cell]) -> Vec<(String, Vec<String>, Vec<Vec<String>>)> {
         let choice = !benchmark.options().is_empty();
         for metric in &metrics {
             head.push(metric.clone());
-            if choice && !metric.ends_with(scorers::LOGLIK) {
-                head.push("unread".into());
-            }
+            head.extend(title_beside(&own, metric).map(String::from));
         }
         head.extend(choice.then(|| "majority".to_string()));
         head.push("cut".into());
@@ -147,8 +156,8 @@ fn tables(cells: &[Cell]) -> Vec<(String, Vec<String>, Vec<Vec<String>>)> {
                         format!("{} [{}, {}]", percent(*mean), percent(*low), percent(*high))
                     },
                 ));
-                if choice && !metric.ends_with(scorers::LOGLIK) {
-                    row.push(measured.and_then(|measured| measured.unparsable).map_or("-".into(), percent));
+                if title_beside(&own, metric).is_some() {
+                    row.push(measured.and_then(Measured::beside).map_or("-".into(), |(_, share)| percent(share)));
                 }
             }
             row.extend(cell.majority.map(percent));
@@ -161,6 +170,11 @@ fn tables(cells: &[Cell]) -> Vec<(String, Vec<String>, Vec<Vec<String>>)> {
     tables
 }
 
+/// The title of what stands beside a metric, if anything does in any of the cells.
+fn title_beside(cells: &[&Cell], metric: &str) -> Option<&'static str> {
+    cells.iter().find_map(|cell| Some(cell.metrics.get(metric)?.beside()?.0))
+}
+
 /// Means over languages, each counted once.
 fn mean_row(cells: &[&Cell], metrics: &[String], choice: bool) -> Vec<String> {
     let over = |pick: &dyn Fn(&Cell) -> Option<f64>| {
@@ -170,8 +184,8 @@ fn mean_row(cells: &[&Cell], metrics: &[String], choice: bool) -> Vec<String> {
     let mut row = vec!["mean".to_string(), cells.iter().map(|cell| cell.n).sum::<usize>().to_string()];
     for metric in metrics {
         row.push(over(&|cell| cell.metrics.get(metric).map(|measured| measured.estimate.mean)));
-        if choice && !metric.ends_with(scorers::LOGLIK) {
-            row.push(over(&|cell| cell.metrics.get(metric).and_then(|measured| measured.unparsable)));
+        if title_beside(cells, metric).is_some() {
+            row.push(over(&|cell| Some(cell.metrics.get(metric)?.beside()?.1)));
         }
     }
     row.extend(choice.then(|| over(&|cell| cell.majority)));
@@ -183,8 +197,14 @@ fn percent(share: f64) -> String {
     format!("{:.1}", 100.0 * share)
 }
 
-const LEGEND: &str = "All numbers are percentages; in brackets 95 % bootstrap intervals. unread: no option could be read by \
-                      the rule to the left. majority: always the most frequent option. cut: ended by the token limit.";
+fn legend() -> String {
+    format!(
+        "All numbers are percentages; in brackets 95 % bootstrap intervals. unread: no option could be read by the rule to \
+         the left. ties: the two likeliest options lie within {} nats. majority: always the most frequent option. cut: \
+         ended by the token limit.",
+        scorers::NEAR_TIE
+    )
+}
 
 /// For a terminal.
 pub fn terminal(cells: &[Cell]) -> String {
@@ -202,7 +222,7 @@ pub fn terminal(cells: &[Cell]) -> String {
             text += &format!("{}\n", line.join("  ").trim_end());
         }
     }
-    format!("{text}\n{LEGEND}\n")
+    format!("{text}\n{}\n", legend())
 }
 
 pub fn markdown(cells: &[Cell], title: &str) -> String {
@@ -213,61 +233,28 @@ pub fn markdown(cells: &[Cell], title: &str) -> String {
         text += &format!("\n## {name}\n\n{}{}", line(&head), line(&rule));
         rows.iter().for_each(|row| text += &line(row));
     }
-    format!("{text}\n{LEGEND}\n")
+    format!("{text}\n{}\n", legend())
 }
 
 /// One line per benchmark, language and metric, shares from 0 to 1.
 pub fn csv(cells: &[Cell]) -> String {
-    let mut text = "benchmark,language,n,metric,value,stderr,low,high,unparsable,majority,truncated\n".to_string();
+    let mut text =
+        "benchmark,language,n,metric,value,stderr,low,high,unparsable,near_ties,majority,truncated\n".to_string();
     let optional = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.6}"));
     for cell in cells {
-        for (metric, Measured { estimate, unparsable }) in &cell.metrics {
+        for (metric, Measured { estimate, unparsable, near_ties }) in &cell.metrics {
             let Estimate { mean, stderr, low, high } = estimate;
             text += &format!(
-                "{},{},{},{metric},{mean:.6},{stderr:.6},{low:.6},{high:.6},{},{},{:.6}\n",
+                "{},{},{},{metric},{mean:.6},{stderr:.6},{low:.6},{high:.6},{},{},{},{:.6}\n",
                 cell.benchmark,
                 cell.lang,
                 cell.n,
                 optional(*unparsable),
+                optional(*near_ties),
                 optional(cell.majority),
                 cell.truncated
             );
         }
     }
     text
-}
-
-/// The shape of lm-eval's results file, tasks called `xnli_en`. Its tools read `results`, `n-samples` and `config`.
-pub fn lm_eval(cells: &[Cell], config: &Value) -> Value {
-    let (mut results, mut samples, mut better) = (Map::new(), Map::new(), Map::new());
-    let (mut versions, mut shots, mut configs) = (Map::new(), Map::new(), Map::new());
-    for cell in cells {
-        let task = format!("{}_{}", cell.benchmark.to_lowercase(), cell.lang);
-        let mut result = Map::from_iter([("alias".to_string(), json!(task))]);
-        let mut directions = Map::new();
-        for (metric, measured) in &cell.metrics {
-            result.insert(format!("{metric},none"), json!(measured.estimate.mean));
-            result.insert(format!("{metric}_stderr,none"), json!(measured.estimate.stderr));
-            directions.insert(metric.clone(), json!(true));
-            if let Some(unparsable) = measured.unparsable {
-                result.insert(format!("{metric}_unparsable,none"), json!(unparsable));
-                directions.insert(format!("{metric}_unparsable"), json!(false));
-            }
-        }
-        result.insert("truncated,none".into(), json!(cell.truncated));
-        directions.insert("truncated".into(), json!(false));
-        if let Some(majority) = cell.majority {
-            result.insert("majority,none".into(), json!(majority));
-        }
-        configs.insert(task.clone(), json!({"task": task, "num_fewshot": 0, "output_type": "generate_until"}));
-        results.insert(task.clone(), result.into());
-        samples.insert(task.clone(), json!({"original": cell.n, "effective": cell.n}));
-        better.insert(task.clone(), directions.into());
-        versions.insert(task.clone(), json!(1));
-        shots.insert(task, json!(0));
-    }
-    json!({
-        "results": results, "group_subtasks": {}, "configs": configs, "versions": versions, "n-shot": shots,
-        "higher_is_better": better, "n-samples": samples, "config": config,
-    })
 }

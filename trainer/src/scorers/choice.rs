@@ -25,6 +25,17 @@ pub fn parenthesised<'o>(answer: &str, options: &[&'o str]) -> Option<&'o str> {
     the_only_one(options, |option| answer.contains(&format!("({option})")) || answer.contains(&format!("（{option}）")))
 }
 
+/// The number of the largest value, the first of equals, and by how much it is larger than the second.
+pub fn likeliest(values: &[f64]) -> (usize, Option<f64>) {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
+    let gap = match order[..] {
+        [best, second, ..] => Some(values[best] - values[second]),
+        _ => None,
+    };
+    (order.first().copied().unwrap_or(0), gap)
+}
+
 fn the_only_one<'o>(options: &[&'o str], contained: impl Fn(&str) -> bool) -> Option<&'o str> {
     let mut found = options.iter().filter(|option| contained(option));
     match (found.next(), found.next()) {

@@ -7,6 +7,7 @@ pub mod choice;
 pub mod containment;
 pub mod dates;
 pub mod rouge;
+mod stems;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -16,8 +17,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::benchmarks::{Benchmark, Item};
 
-/// The rule that compares what the model holds for likely instead of what it says.
+/// The rule that compares what the model holds for likely instead of what it says: sums over the tokens of an option.
 pub const LOGLIK: &str = "loglik";
+/// The same over the bytes of the option, so that a longer one is at no disadvantage; lm-eval's `acc_bytes`. It differs
+/// only where the options of a question are of different lengths.
+pub const LOGLIK_PER_BYTE: &str = "loglik_per_byte";
+/// The rules that need no text.
+pub const LIKELIHOODS: [&str; 2] = [LOGLIK, LOGLIK_PER_BYTE];
+/// In nats: two options nearer than this may change places by rounding alone, being less apart than neighbouring bf16
+/// logits between 8 and 16.
+pub const NEAR_TIE: f64 = 0.0625;
 
 /// What one rule says of one answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,15 +36,18 @@ pub struct Judgement {
     pub extracted: Option<String>,
     /// From 0 to 1.
     pub score: f64,
+    /// By how much the chosen option was likelier than the second; only of likelihoods.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gap: Option<f64>,
 }
 
 impl Judgement {
     fn of_option(extracted: Option<&str>, gold: &str) -> Self {
-        Self { score: f64::from(extracted == Some(gold)), extracted: extracted.map(String::from) }
+        Self { score: f64::from(extracted == Some(gold)), extracted: extracted.map(String::from), gap: None }
     }
 
     fn of_score(score: f64) -> Self {
-        Self { extracted: None, score }
+        Self { extracted: None, score, gap: None }
     }
 }
 
@@ -61,7 +73,19 @@ pub fn metric(benchmark: Benchmark, rule: &str) -> String {
 
 /// True when the rule reads an option, so that it can fail to.
 pub fn reads_options(benchmark: Benchmark, rule: &str) -> bool {
-    !benchmark.options().is_empty() && rule != LOGLIK
+    !benchmark.options().is_empty() && !LIKELIHOODS.contains(&rule)
+}
+
+/// The rules of likelihood on the log-probabilities of a question's options.
+pub fn judge_likelihoods(options: &[&str], gold: &str, log_probabilities: &[f64]) -> [(String, Judgement); 2] {
+    let per_byte: Vec<f64> =
+        log_probabilities.iter().zip(options).map(|(value, option)| value / option.len() as f64).collect();
+    let judge = |rule: &str, values: &[f64]| {
+        let (best, gap) = choice::likeliest(values);
+        let judgement = Judgement { gap, ..Judgement::of_option(options.get(best).copied(), gold) };
+        (rule.to_string(), judgement)
+    };
+    [judge(LOGLIK, log_probabilities), judge(LOGLIK_PER_BYTE, &per_byte)]
 }
 
 /// Every rule of the item's benchmark on an answer.
