@@ -96,6 +96,30 @@ fn a_check_with_a_model_measures_tokens_and_what_the_cutoffs_do() {
 }
 
 #[test]
+fn a_check_foretells_what_tokenising_cuts_and_leaves_out() {
+    let dir = tempfile::tempdir().unwrap();
+    write_folder(&dir.path().join("model"), 1);
+    let words = |n: usize| "a ".repeat(n + 1);
+    let rows: Vec<Row> =
+        (0..24).flat_map(|n| [0, 9, 18].map(|m| row(n, "sw", &words(n), &words(24 - n), &words(m)))).collect();
+    write(dir.path(), "rows.jsonl", &rows);
+    let tokenizer = tokenizer();
+    let template = ChatTemplate::PLAIN;
+    let renderer =
+        Renderer { tokenizer: &tokenizer, template, anchor: AnchorRule::LastPrompt, cutoff: 39, english_cutoff: 30 };
+    let (samples, rendered) = renderer.samples(&rows).unwrap();
+    assert!(rendered.truncated > 5 && rendered.truncated_english > 5 && rendered.left_out.len() > 5, "{rendered:?}");
+    let cutoffs = ["--set", "data.cutoff=39", "--set", "data.english_cutoff=30"];
+    let arguments = [&["data", "check", "rows.jsonl", "--json", "--model", "model"][..], &cutoffs].concat();
+    let checked = trainer(dir.path(), &arguments);
+    let tokens = &serde_json::from_slice::<Value>(&checked.stdout).unwrap()["tokens"];
+    assert_eq!(tokens["truncated"], rendered.truncated);
+    assert_eq!(tokens["truncated_english"], rendered.truncated_english);
+    assert_eq!(tokens["left_out"], rendered.left_out.len());
+    assert!(samples.len() + rendered.left_out.len() == rows.len());
+}
+
+#[test]
 fn english_and_translation_rows_are_made_where_they_can_be() {
     let mut rows = vec![
         row(1, "sw", "Nini?", "What?", "Hiki"),

@@ -9,6 +9,7 @@ pub mod check;
 pub mod distill;
 mod format;
 mod json_place;
+pub mod lengths;
 pub mod overlap;
 mod records;
 pub mod settings;
