@@ -1,5 +1,6 @@
 //! Proves what `trainer data check` counts, what `data build` adds, and that kept tokens are those that would be made.
 
+mod shared_data;
 mod small_model;
 
 use std::path::{Path, PathBuf};
@@ -8,9 +9,11 @@ use std::process::{Command, Output};
 use cctuning::chat::{AnchorRule, ChatTemplate};
 use cctuning::tokenizer::Tokenizer;
 use serde_json::Value;
+use shared_data::shared;
 use small_model::{tokenizer, tokenizer_json, write_folder};
 use trainer::data::build::{english, translation};
 use trainer::data::distill::{Distill, halves};
+use trainer::data::overlap::{Against, Shared};
 use trainer::data::{Reading, Row, read_rows};
 use trainer::sample::Renderer;
 use trainer::token_cache;
@@ -76,6 +79,66 @@ fn a_check_counts_every_kind_of_row_and_fails_on_a_fault() {
     assert!(printed.contains("... and 78 faults more"), "{printed}");
     assert!(printed.contains("5 rows without a fault, 81 faults"), "{printed}");
     assert!(printed.contains("1 missing English twins"), "{printed}");
+}
+
+/// The overlap of one row's instruction with evaluation sets of these prompts.
+fn overlap(benchmark: &Against, instruction: &str) -> (bool, bool) {
+    let Shared { prompt, run } = benchmark.shared(instruction, &mut Vec::new());
+    (prompt.is_some(), run.is_some())
+}
+
+#[test]
+fn what_leaked_is_found_in_any_dress_and_a_benchmarks_wording_is_no_leak() {
+    let dir = tempfile::tempdir().unwrap();
+    let sets = dir.path().join("Quiz/split");
+    std::fs::create_dir_all(&sets).unwrap();
+    // Stories of 30 words each that no two share, and the same question after all.
+    let word = |story: usize, at: usize| format!("w{}", story * 100 + at);
+    let story = |story: usize, words: std::ops::Range<usize>| words.map(|at| word(story, at)).collect::<Vec<_>>();
+    let asked = |story: &str| format!("Read this story with care.\n{story}\n\nWhich of the two options is more likely to be the ending of the given story?\nYour answer:");
+    let prompts = |texts: Vec<String>| -> String {
+        texts.iter().map(|text| serde_json::json!({"instruction": text}).to_string() + "\n").collect()
+    };
+    let english = (0..20).map(|at| asked(&story(at, 0..if at == 7 { 9 } else { 30 }).join(" "))).collect();
+    std::fs::write(sets.join("en.json"), prompts(english)).unwrap();
+    // As many characters as make 14 words of such a script, no two alike in one story.
+    let characters = |story: u32, n: u32, first: char| -> String {
+        (0..n).map(|at| char::from_u32(u32::from(first) + (story * 7 + at * (story + 1)) % 40).unwrap()).collect()
+    };
+    let chinese = (0..20).map(|at| format!("{}。这两个选项中哪一个更可能是给定故事的结局？", characters(at, 28, '一'))).collect();
+    std::fs::write(sets.join("zh.json"), prompts(chinese)).unwrap();
+    let quiz = Against::load(dir.path(), 13).unwrap();
+
+    assert_eq!(overlap(&quiz, &asked(&story(3, 0..30).join(" "))), (true, true), "a whole prompt");
+    assert_eq!(overlap(&quiz, &story(3, 0..30).join(", ").to_uppercase()), (true, true), "an item in other dress");
+    let part = story(3, 10..23).join(" ");
+    assert_eq!(overlap(&quiz, &format!("Once, {part} and so on")), (false, true), "thirteen words of it");
+    assert_eq!(overlap(&quiz, &story(3, 10..22).join(" ")), (false, false), "twelve words are not enough");
+    let short = format!("Tell me: {}!", story(7, 0..9).join(" "));
+    assert_eq!(overlap(&quiz, &short), (false, true), "an item of nine words");
+    assert_eq!(overlap(&quiz, &asked(&story(90, 0..30).join(" "))), (false, false), "the same wording");
+    // Content beside the wording makes no run with it.
+    let seam = asked(&[story(90, 0..20), story(3, 25..30)].concat().join(" "));
+    assert_eq!(overlap(&quiz, &seam), (false, false), "five words and the wording after them");
+
+    let leaked = characters(4, 28, '一');
+    assert_eq!(overlap(&quiz, &format!("他说{leaked}了")), (false, true), "26 characters in a row");
+    let few: String = leaked.chars().take(25).collect();
+    assert_eq!(overlap(&quiz, &few), (false, false), "25 characters");
+    assert_eq!(overlap(&quiz, "完全不同的事。这两个选项中哪一个更可能是给定故事的结局？"), (false, false));
+}
+
+#[test]
+fn leaks_planted_into_real_rows_are_found_and_the_rows_have_no_others() {
+    let (Some(sets), Some(train)) = (shared("data/eval"), shared("data/train/triples_mini.jsonl.gz")) else { return };
+    let sets = Against::load(&sets, 13).unwrap();
+    let rows = read_rows(&train).unwrap();
+    let mut words = Vec::new();
+    // The rows that ask in the wording of XStoryCloze and XLSum are among them.
+    let official: Vec<&Row> = rows.iter().filter(|row| row.task.contains("story") || row.task.contains("summ")).collect();
+    assert!(official.len() > 100, "{}", official.len());
+    let found = official.iter().filter(|row| sets.shared(&row.instruction, &mut words) != Shared::default()).count();
+    assert_eq!(found, 0, "the wording is no leak");
 }
 
 #[test]

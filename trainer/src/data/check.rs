@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::lengths::{Counted, Counter, Percentiles, Tokens, Totals};
-use super::overlap::{Against, Overlap, Shared};
+use super::overlap::{Against, Overlap, Shared, Unit};
 use super::{Fault, Reading, Record, Records, Row, RowParser};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
@@ -157,7 +157,7 @@ impl Checks<'_> {
         &self,
         parser: &RowParser,
         record: &Record,
-        words: &mut Vec<u64>,
+        words: &mut Vec<Unit>,
     ) -> Result<std::result::Result<Option<Judged>, Vec<Fault>>> {
         let row = match parser.row(record) {
             Ok(Some(row)) => row,
@@ -165,9 +165,9 @@ impl Checks<'_> {
             Err(faults) => return Ok(Err(faults)),
         };
         let shared = self.against.as_ref().map_or_else(Shared::default, |against| {
-            let own = against.shared(&row.instruction, words);
-            let english = against.shared(&row.instruction_en, words);
-            Shared { prompt: own.prompt.or(english.prompt), run: own.run.or(english.run) }
+            let texts = [Some(&row.instruction), Some(&row.instruction_en), Some(&row.output), row.output_en.as_ref()];
+            let found = texts.into_iter().flatten().map(|text| against.shared(text, words));
+            found.fold(Shared::default(), Shared::or)
         });
         let counted = self.counter.as_ref().map(|counter| counter.count(&row)).transpose()?;
         let Row { lang, instruction, instruction_en, output, .. } = &row;
@@ -213,7 +213,7 @@ impl fmt::Display for Report {
             writeln!(f, "{:>10} answers without a token", tokens.zero_answer)?;
         }
         if let Some(Overlap { prompts, runs, benchmarks }) = &self.overlap {
-            writeln!(f, "{prompts:>10} rows have a whole prompt of an evaluation set, {runs} a run of its words")?;
+            writeln!(f, "{prompts:>10} rows have a whole item of an evaluation set, {runs} a run of its words")?;
             for (benchmark, rows) in benchmarks {
                 writeln!(f, "{rows:>10} with {benchmark}")?;
             }
