@@ -3,6 +3,7 @@
 mod shared_data;
 mod small_model;
 
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -95,7 +96,11 @@ fn what_leaked_is_found_in_any_dress_and_a_benchmarks_wording_is_no_leak() {
     // Stories of 30 words each that no two share, and the same question after all.
     let word = |story: usize, at: usize| format!("w{}", story * 100 + at);
     let story = |story: usize, words: std::ops::Range<usize>| words.map(|at| word(story, at)).collect::<Vec<_>>();
-    let asked = |story: &str| format!("Read this story with care.\n{story}\n\nWhich of the two options is more likely to be the ending of the given story?\nYour answer:");
+    let asked = |story: &str| {
+        format!(
+            "Read this story with care.\n{story}\n\nWhich of the two options is more likely to be the ending of the given story?\nYour answer:"
+        )
+    };
     let prompts = |texts: Vec<String>| -> String {
         texts.iter().map(|text| serde_json::json!({"instruction": text}).to_string() + "\n").collect()
     };
@@ -105,7 +110,8 @@ fn what_leaked_is_found_in_any_dress_and_a_benchmarks_wording_is_no_leak() {
     let characters = |story: u32, n: u32, first: char| -> String {
         (0..n).map(|at| char::from_u32(u32::from(first) + (story * 7 + at * (story + 1)) % 40).unwrap()).collect()
     };
-    let chinese = (0..20).map(|at| format!("{}。这两个选项中哪一个更可能是给定故事的结局？", characters(at, 28, '一'))).collect();
+    let chinese =
+        (0..20).map(|at| format!("{}。这两个选项中哪一个更可能是给定故事的结局？", characters(at, 28, '一'))).collect();
     std::fs::write(sets.join("zh.json"), prompts(chinese)).unwrap();
     let quiz = Against::load(dir.path(), 13).unwrap();
 
@@ -129,16 +135,36 @@ fn what_leaked_is_found_in_any_dress_and_a_benchmarks_wording_is_no_leak() {
 }
 
 #[test]
-fn leaks_planted_into_real_rows_are_found_and_the_rows_have_no_others() {
+fn leaks_of_real_items_are_found_and_real_rows_in_a_benchmarks_wording_are_none() {
     let (Some(sets), Some(train)) = (shared("data/eval"), shared("data/train/triples_mini.jsonl.gz")) else { return };
-    let sets = Against::load(&sets, 13).unwrap();
+    // Some of the files are enough, and quickly read.
+    let dir = tempfile::tempdir().unwrap();
+    for (benchmark, split) in [("XStoryCloze", "split"), ("XLSum", "split_sample")] {
+        std::fs::create_dir_all(dir.path().join(benchmark).join("split")).unwrap();
+        for language in ["en", "sw"] {
+            let file = format!("{language}.json.gz");
+            let to = dir.path().join(benchmark).join("split").join(&file);
+            std::fs::copy(sets.join(benchmark).join(split).join(&file), to).unwrap();
+        }
+    }
+    let against = Against::load(dir.path(), 13).unwrap();
+    let item = |language: &str| {
+        let zipped = std::fs::File::open(dir.path().join(format!("XStoryCloze/split/{language}.json.gz"))).unwrap();
+        let lines = std::io::BufReader::new(flate2::read::GzDecoder::new(zipped)).lines();
+        let prompt: Value = serde_json::from_str(&lines.map(|line| line.unwrap()).nth(5).unwrap()).unwrap();
+        prompt["instruction"].as_str().unwrap().split("\n(1)").next().unwrap().to_string()
+    };
+    for language in ["en", "sw"] {
+        assert_eq!(overlap(&against, &format!("Once: {}", item(language))), (false, true), "{language}");
+    }
     let rows = read_rows(&train).unwrap();
-    let mut words = Vec::new();
-    // The rows that ask in the wording of XStoryCloze and XLSum are among them.
-    let official: Vec<&Row> = rows.iter().filter(|row| row.task.contains("story") || row.task.contains("summ")).collect();
-    assert!(official.len() > 100, "{}", official.len());
-    let found = official.iter().filter(|row| sets.shared(&row.instruction, &mut words) != Shared::default()).count();
-    assert_eq!(found, 0, "the wording is no leak");
+    let asked = |row: &&Row| ["en", "sw"].contains(&&*row.lang) && ["two_choice", "headline"].contains(&&*row.task);
+    let asked: Vec<&Row> = rows.iter().filter(asked).take(100).collect();
+    assert!(asked.len() > 50, "{}", asked.len());
+    for row in asked {
+        assert_eq!(overlap(&against, &row.instruction), (false, false), "{}", row.instruction);
+        assert_eq!(overlap(&against, &row.instruction_en), (false, false), "{}", row.instruction_en);
+    }
 }
 
 #[test]
@@ -220,6 +246,38 @@ fn self_distillation_adds_four_kinds_of_rows_the_same_for_the_same_seed() {
     assert_eq!(distill(3).added(&answers).rows, added);
     assert_ne!(distill(4).added(&answers).rows, added);
     assert_eq!(halves("你好世界"), ("你好", "世界"));
+}
+
+#[test]
+fn single_words_are_switched_where_the_rows_tell_what_they_mean() {
+    let pairs = [("paka", "cat"), ("mbwa", "dog"), ("ndege", "bird"), ("samaki", "fish")];
+    let rows: Vec<Row> = (0..16)
+        .map(|at| {
+            let ((one, one_en), (two, two_en)) = (pairs[at % 4], pairs[at / 4]);
+            row(at, "sw", &format!("Je, {one} na {two}?"), &format!("The {one_en} or {two_en}?"), "ndiyo")
+        })
+        .collect();
+    let distill = Distill { rows: &rows, share: 1.0, seed: 5 };
+    let added = distill.added(&[]).rows;
+    let switched: Vec<&Row> = added.iter().filter(|row| row.task == "switched").collect();
+    let known = |word: &str| pairs.iter().find(|(own, _)| *own == word).map(|(_, english)| *english);
+    let mut single = 0;
+    for row in &switched {
+        let at: usize = row.id.split('-').next().unwrap().parse().unwrap();
+        let bare = |word: &str| word.trim_matches(|c: char| !c.is_alphanumeric()).to_string();
+        let words = row.instruction.split_whitespace().zip(rows[at].instruction.split_whitespace());
+        let changed: Vec<(String, String)> =
+            words.map(|(new, old)| (bare(new), bare(old))).filter(|(new, old)| new != old).collect();
+        // Where chance chose no word, the second half is English.
+        if row.instruction.starts_with("Je,")
+            && row.instruction.ends_with('?')
+            && changed.iter().all(|(new, old)| known(old) == Some(new))
+        {
+            single += 1;
+        }
+    }
+    assert!(single >= 8, "{single} of {}: {switched:?}", switched.len());
+    assert!(switched.iter().all(|row| row.output == "ndiyo" && row.lang == "sw"));
 }
 
 #[test]

@@ -124,10 +124,36 @@ fn by_library(json: &[u8], texts: &[String]) -> Vec<(Vec<u32>, Vec<Range<usize>>
 #[test]
 fn ids_and_spans_are_the_librarys_for_words_new_and_known_and_after_all_were_forgotten() {
     let mut texts: Vec<String> = TEXTS.iter().chain(&CLUSTERS).map(|text| text.to_string()).collect();
-    let pieces = ["  ", " ", "\n", "\r\n ", "\t", "\u{a0}", "\u{3000}", "e\u{301}", "ọ\u{301}", "\u{fb01}", "'LL", "it's", "12345", "!?",
-        " (a)", "_", "न\u{93c}", "น้ำ", "家", "👩‍👩‍👧‍👦", "\u{fffd}", "\u{0}", "<|im_end|>", "<tool_call>", "İ", "ß"];
+    let pieces = [
+        "  ",
+        " ",
+        "\n",
+        "\r\n ",
+        "\t",
+        "\u{a0}",
+        "\u{3000}",
+        "e\u{301}",
+        "ọ\u{301}",
+        "\u{fb01}",
+        "'LL",
+        "it's",
+        "12345",
+        "!?",
+        " (a)",
+        "_",
+        "न\u{93c}",
+        "น้ำ",
+        "家",
+        "👩‍👩‍👧‍👦",
+        "\u{fffd}",
+        "\u{0}",
+        "<|im_end|>",
+        "<tool_call>",
+        "İ",
+        "ß",
+    ];
     let mut rng = ChaCha8Rng::seed_from_u64(7);
-    texts.extend((0..2000).map(|_| {
+    texts.extend((0..250).map(|_| {
         let length = rng.random_range(0..12);
         (0..length).map(|_| pieces[rng.random_range(0..pieces.len())]).collect::<String>()
     }));
@@ -159,6 +185,9 @@ fn ids_and_spans_are_the_librarys_for_words_new_and_known_and_after_all_were_for
         };
         check();
         check();
+        if json != small.to_string().into_bytes() {
+            continue;
+        }
         // More words than are remembered.
         for word in 0..140_000 {
             let letters = |at: u32| char::from(b'a' + (word / 26_u32.pow(at) % 26) as u8);

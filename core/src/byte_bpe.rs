@@ -85,9 +85,11 @@ impl ByteBpe {
                 let mut normalized = NormalizedString::from(text);
                 normalizer.normalize(&mut normalized).ok()?;
                 let mut outside = false;
-                self.words(model, normalized.get(), |id, span| match normalized.convert_offsets(Of::Normalized(span)) {
-                    Some(span) => token(id, span),
-                    None => outside = true,
+                self.words(model, normalized.get(), |id, span| {
+                    match normalized.convert_offsets(Of::Normalized(span)) {
+                        Some(span) => token(id, span),
+                        None => outside = true,
+                    }
                 })?;
                 (!outside).then_some(())
             }

@@ -10,6 +10,7 @@ pub mod distill;
 mod format;
 mod json_place;
 pub mod lengths;
+pub mod lexicon;
 pub mod overlap;
 mod records;
 pub mod settings;
