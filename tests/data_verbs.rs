@@ -1,16 +1,20 @@
 //! Proves what `trainer data check` counts, what `data build` adds, and that kept tokens are those that would be made.
 
+mod shared_data;
 mod small_model;
 
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use cctuning::chat::{AnchorRule, ChatTemplate};
 use cctuning::tokenizer::Tokenizer;
 use serde_json::Value;
+use shared_data::shared;
 use small_model::{tokenizer, tokenizer_json, write_folder};
 use trainer::data::build::{english, translation};
 use trainer::data::distill::{Distill, halves};
+use trainer::data::overlap::{Against, Shared};
 use trainer::data::{Reading, Row, read_rows};
 use trainer::sample::Renderer;
 use trainer::token_cache;
@@ -78,6 +82,91 @@ fn a_check_counts_every_kind_of_row_and_fails_on_a_fault() {
     assert!(printed.contains("1 missing English twins"), "{printed}");
 }
 
+/// The overlap of one row's instruction with evaluation sets of these prompts.
+fn overlap(benchmark: &Against, instruction: &str) -> (bool, bool) {
+    let Shared { prompt, run } = benchmark.shared(instruction, &mut Vec::new());
+    (prompt.is_some(), run.is_some())
+}
+
+#[test]
+fn what_leaked_is_found_in_any_dress_and_a_benchmarks_wording_is_no_leak() {
+    let dir = tempfile::tempdir().unwrap();
+    let sets = dir.path().join("Quiz/split");
+    std::fs::create_dir_all(&sets).unwrap();
+    // Stories of 30 words each that no two share, and the same question after all.
+    let word = |story: usize, at: usize| format!("w{}", story * 100 + at);
+    let story = |story: usize, words: std::ops::Range<usize>| words.map(|at| word(story, at)).collect::<Vec<_>>();
+    let asked = |story: &str| {
+        format!(
+            "Read this story with care.\n{story}\n\nWhich of the two options is more likely to be the ending of the given story?\nYour answer:"
+        )
+    };
+    let prompts = |texts: Vec<String>| -> String {
+        texts.iter().map(|text| serde_json::json!({"instruction": text}).to_string() + "\n").collect()
+    };
+    let english = (0..20).map(|at| asked(&story(at, 0..if at == 7 { 9 } else { 30 }).join(" "))).collect();
+    std::fs::write(sets.join("en.json"), prompts(english)).unwrap();
+    // As many characters as make 14 words of such a script, no two alike in one story.
+    let characters = |story: u32, n: u32, first: char| -> String {
+        (0..n).map(|at| char::from_u32(u32::from(first) + (story * 7 + at * (story + 1)) % 40).unwrap()).collect()
+    };
+    let chinese =
+        (0..20).map(|at| format!("{}。这两个选项中哪一个更可能是给定故事的结局？", characters(at, 28, '一'))).collect();
+    std::fs::write(sets.join("zh.json"), prompts(chinese)).unwrap();
+    let quiz = Against::load(dir.path(), 13).unwrap();
+
+    assert_eq!(overlap(&quiz, &asked(&story(3, 0..30).join(" "))), (true, true), "a whole prompt");
+    assert_eq!(overlap(&quiz, &story(3, 0..30).join(", ").to_uppercase()), (true, true), "an item in other dress");
+    let part = story(3, 10..23).join(" ");
+    assert_eq!(overlap(&quiz, &format!("Once, {part} and so on")), (false, true), "thirteen words of it");
+    assert_eq!(overlap(&quiz, &story(3, 10..22).join(" ")), (false, false), "twelve words are not enough");
+    let short = format!("Tell me: {}!", story(7, 0..9).join(" "));
+    assert_eq!(overlap(&quiz, &short), (false, true), "an item of nine words");
+    assert_eq!(overlap(&quiz, &asked(&story(90, 0..30).join(" "))), (false, false), "the same wording");
+    // Content beside the wording makes no run with it.
+    let seam = asked(&[story(90, 0..20), story(3, 25..30)].concat().join(" "));
+    assert_eq!(overlap(&quiz, &seam), (false, false), "five words and the wording after them");
+
+    let leaked = characters(4, 28, '一');
+    assert_eq!(overlap(&quiz, &format!("他说{leaked}了")), (false, true), "26 characters in a row");
+    let few: String = leaked.chars().take(25).collect();
+    assert_eq!(overlap(&quiz, &few), (false, false), "25 characters");
+    assert_eq!(overlap(&quiz, "完全不同的事。这两个选项中哪一个更可能是给定故事的结局？"), (false, false));
+}
+
+#[test]
+fn leaks_of_real_items_are_found_and_real_rows_in_a_benchmarks_wording_are_none() {
+    let (Some(sets), Some(train)) = (shared("data/eval"), shared("data/train/triples_mini.jsonl.gz")) else { return };
+    // Some of the files are enough, and quickly read.
+    let dir = tempfile::tempdir().unwrap();
+    for (benchmark, split) in [("XStoryCloze", "split"), ("XLSum", "split_sample")] {
+        std::fs::create_dir_all(dir.path().join(benchmark).join("split")).unwrap();
+        for language in ["en", "sw"] {
+            let file = format!("{language}.json.gz");
+            let to = dir.path().join(benchmark).join("split").join(&file);
+            std::fs::copy(sets.join(benchmark).join(split).join(&file), to).unwrap();
+        }
+    }
+    let against = Against::load(dir.path(), 13).unwrap();
+    let item = |language: &str| {
+        let zipped = std::fs::File::open(dir.path().join(format!("XStoryCloze/split/{language}.json.gz"))).unwrap();
+        let lines = std::io::BufReader::new(flate2::read::GzDecoder::new(zipped)).lines();
+        let prompt: Value = serde_json::from_str(&lines.map(|line| line.unwrap()).nth(5).unwrap()).unwrap();
+        prompt["instruction"].as_str().unwrap().split("\n(1)").next().unwrap().to_string()
+    };
+    for language in ["en", "sw"] {
+        assert_eq!(overlap(&against, &format!("Once: {}", item(language))), (false, true), "{language}");
+    }
+    let rows = read_rows(&train).unwrap();
+    let asked = |row: &&Row| ["en", "sw"].contains(&&*row.lang) && ["two_choice", "headline"].contains(&&*row.task);
+    let asked: Vec<&Row> = rows.iter().filter(asked).take(100).collect();
+    assert!(asked.len() > 50, "{}", asked.len());
+    for row in asked {
+        assert_eq!(overlap(&against, &row.instruction), (false, false), "{}", row.instruction);
+        assert_eq!(overlap(&against, &row.instruction_en), (false, false), "{}", row.instruction_en);
+    }
+}
+
 #[test]
 fn a_check_with_a_model_measures_tokens_and_what_the_cutoffs_do() {
     let dir = tempfile::tempdir().unwrap();
@@ -93,6 +182,30 @@ fn a_check_with_a_model_measures_tokens_and_what_the_cutoffs_do() {
     assert_eq!((&tokens["truncated"], &tokens["left_out"], &tokens["zero_answer"]), (&1.into(), &1.into(), &0.into()));
     assert_eq!(tokens["prompt"]["max"], tokens["prompt"]["p99"]);
     assert!(tokens["prompt"]["p50"].as_u64() < Some(40) && tokens["answer"]["max"].as_u64() > Some(40), "{tokens}");
+}
+
+#[test]
+fn a_check_foretells_what_tokenising_cuts_and_leaves_out() {
+    let dir = tempfile::tempdir().unwrap();
+    write_folder(&dir.path().join("model"), 1);
+    let words = |n: usize| "a ".repeat(n + 1);
+    let rows: Vec<Row> =
+        (0..24).flat_map(|n| [0, 9, 18].map(|m| row(n, "sw", &words(n), &words(24 - n), &words(m)))).collect();
+    write(dir.path(), "rows.jsonl", &rows);
+    let tokenizer = tokenizer();
+    let template = ChatTemplate::PLAIN;
+    let renderer =
+        Renderer { tokenizer: &tokenizer, template, anchor: AnchorRule::LastPrompt, cutoff: 39, english_cutoff: 30 };
+    let (samples, rendered) = renderer.samples(&rows).unwrap();
+    assert!(rendered.truncated > 5 && rendered.truncated_english > 5 && rendered.left_out.len() > 5, "{rendered:?}");
+    let cutoffs = ["--set", "data.cutoff=39", "--set", "data.english_cutoff=30"];
+    let arguments = [&["data", "check", "rows.jsonl", "--json", "--model", "model"][..], &cutoffs].concat();
+    let checked = trainer(dir.path(), &arguments);
+    let tokens = &serde_json::from_slice::<Value>(&checked.stdout).unwrap()["tokens"];
+    assert_eq!(tokens["truncated"], rendered.truncated);
+    assert_eq!(tokens["truncated_english"], rendered.truncated_english);
+    assert_eq!(tokens["left_out"], rendered.left_out.len());
+    assert!(samples.len() + rendered.left_out.len() == rows.len());
 }
 
 #[test]
@@ -133,6 +246,38 @@ fn self_distillation_adds_four_kinds_of_rows_the_same_for_the_same_seed() {
     assert_eq!(distill(3).added(&answers).rows, added);
     assert_ne!(distill(4).added(&answers).rows, added);
     assert_eq!(halves("你好世界"), ("你好", "世界"));
+}
+
+#[test]
+fn single_words_are_switched_where_the_rows_tell_what_they_mean() {
+    let pairs = [("paka", "cat"), ("mbwa", "dog"), ("ndege", "bird"), ("samaki", "fish")];
+    let rows: Vec<Row> = (0..16)
+        .map(|at| {
+            let ((one, one_en), (two, two_en)) = (pairs[at % 4], pairs[at / 4]);
+            row(at, "sw", &format!("Je, {one} na {two}?"), &format!("The {one_en} or {two_en}?"), "ndiyo")
+        })
+        .collect();
+    let distill = Distill { rows: &rows, share: 1.0, seed: 5 };
+    let added = distill.added(&[]).rows;
+    let switched: Vec<&Row> = added.iter().filter(|row| row.task == "switched").collect();
+    let known = |word: &str| pairs.iter().find(|(own, _)| *own == word).map(|(_, english)| *english);
+    let mut single = 0;
+    for row in &switched {
+        let at: usize = row.id.split('-').next().unwrap().parse().unwrap();
+        let bare = |word: &str| word.trim_matches(|c: char| !c.is_alphanumeric()).to_string();
+        let words = row.instruction.split_whitespace().zip(rows[at].instruction.split_whitespace());
+        let changed: Vec<(String, String)> =
+            words.map(|(new, old)| (bare(new), bare(old))).filter(|(new, old)| new != old).collect();
+        // Where chance chose no word, the second half is English.
+        if row.instruction.starts_with("Je,")
+            && row.instruction.ends_with('?')
+            && changed.iter().all(|(new, old)| known(old) == Some(new))
+        {
+            single += 1;
+        }
+    }
+    assert!(single >= 8, "{single} of {}: {switched:?}", switched.len());
+    assert!(switched.iter().all(|row| row.output == "ndiyo" && row.lang == "sw"));
 }
 
 #[test]

@@ -5,12 +5,16 @@ mod shared_data;
 mod small_model;
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use cctuning::chat::{AnchorRule, ChatTemplate};
 use cctuning::error::Error;
 use cctuning::tokenizer::{TextStream, Tokenizer};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
 use unicode_segmentation::UnicodeSegmentation;
 
 use shared_data::shared;
@@ -28,12 +32,16 @@ fn families() -> &'static [Family] {
     &READ
 }
 
+fn unzipped(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
 fn read_families() -> Vec<Family> {
     let Some(models) = shared("data/models") else { return Vec::new() };
     let family = |template, folder: &str, vectors: &str, control| {
-        let zipped = std::fs::File::open(models.join(folder).join("tokenizer.json.gz")).unwrap();
-        let mut json = Vec::new();
-        flate2::read::GzDecoder::new(zipped).read_to_end(&mut json).unwrap();
+        let json = unzipped(&models.join(folder).join("tokenizer.json.gz"));
         let tokenizer = Tokenizer::from_json(&json).unwrap();
         Family { template, tokenizer, vectors: models.join("tests").join(vectors), control }
     };
@@ -97,6 +105,95 @@ fn every_published_vector_of_both_families_is_met() {
             let expected: Vec<u32> = output.split_whitespace().map(|id| id.parse().unwrap()).collect();
             assert_eq!(tokenizer.encode(input).unwrap(), expected, "{template:?} {input:?}");
         }
+    }
+}
+
+/// The library's own ids and spans, with no control token in any text.
+fn by_library(json: &[u8], texts: &[String]) -> Vec<(Vec<u32>, Vec<Range<usize>>)> {
+    let mut library = tokenizers::Tokenizer::from_bytes(json).unwrap();
+    let added = library.get_added_tokens_decoder().into_values().map(|token| token.special(true));
+    library.add_special_tokens(added.collect::<Vec<_>>()).unwrap();
+    library.set_encode_special_tokens(true);
+    let pairs = texts.iter().map(|text| {
+        let encoding = library.encode(text.as_str(), false).unwrap();
+        (encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(|&(start, end)| start..end).collect())
+    });
+    pairs.collect()
+}
+
+#[test]
+fn ids_and_spans_are_the_librarys_for_words_new_and_known_and_after_all_were_forgotten() {
+    let mut texts: Vec<String> = TEXTS.iter().chain(&CLUSTERS).map(|text| text.to_string()).collect();
+    let pieces = [
+        "  ",
+        " ",
+        "\n",
+        "\r\n ",
+        "\t",
+        "\u{a0}",
+        "\u{3000}",
+        "e\u{301}",
+        "ọ\u{301}",
+        "\u{fb01}",
+        "'LL",
+        "it's",
+        "12345",
+        "!?",
+        " (a)",
+        "_",
+        "न\u{93c}",
+        "น้ำ",
+        "家",
+        "👩‍👩‍👧‍👦",
+        "\u{fffd}",
+        "\u{0}",
+        "<|im_end|>",
+        "<tool_call>",
+        "İ",
+        "ß",
+    ];
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    texts.extend((0..250).map(|_| {
+        let length = rng.random_range(0..12);
+        (0..length).map(|_| pieces[rng.random_range(0..pieces.len())]).collect::<String>()
+    }));
+    texts.push("x".repeat(300) + &"家".repeat(300));
+    let small = small_model::tokenizer_json();
+    let mut jsons = vec![small.to_string().into_bytes()];
+    for change in [
+        json!({"normalizer": {"type": "NFKC"}}),
+        json!({"normalizer": {"type": "Lowercase"}}),
+        json!({"normalizer": {"type": "Prepend", "prepend": "▁"}}),
+        json!({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true}}),
+        json!({"pre_tokenizer": {"type": "Whitespace"}}),
+    ] {
+        let mut changed = small.clone();
+        changed.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        jsons.push(changed.to_string().into_bytes());
+    }
+    if let Some(models) = shared("data/models") {
+        jsons.extend(["llama3.1", "qwen2.5"].map(|folder| unzipped(&models.join(folder).join("tokenizer.json.gz"))));
+    }
+    for json in jsons {
+        let tokenizer = Tokenizer::from_json(&json).unwrap();
+        let expected = by_library(&json, &texts);
+        let check = || {
+            for (text, expected) in texts.iter().zip(&expected) {
+                assert_eq!(&tokenizer.encode_spans(text).unwrap(), expected, "{text:?}");
+                assert_eq!(tokenizer.encode(text).unwrap(), expected.0, "{text:?}");
+            }
+        };
+        check();
+        check();
+        if json != small.to_string().into_bytes() {
+            continue;
+        }
+        // More words than are remembered.
+        for word in 0..140_000 {
+            let letters = |at: u32| char::from(b'a' + (word / 26_u32.pow(at) % 26) as u8);
+            tokenizer.encode(&(0..4).map(letters).collect::<String>()).unwrap();
+        }
+        check();
     }
 }
 

@@ -47,6 +47,7 @@ pub mod model;
 pub mod saving;
 pub mod stored;
 pub mod checkpoint;
+mod byte_bpe;
 pub mod tokenizer;
 pub mod chat;
 pub mod sampling;

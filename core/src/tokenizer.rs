@@ -1,5 +1,6 @@
 //! Text to token ids and back, by the `tokenizers` library from a `tokenizer.json`.
 
+use crate::byte_bpe::ByteBpe;
 use crate::error::{Error, Result};
 use core::ops::Range;
 use core::panic::AssertUnwindSafe;
@@ -10,6 +11,8 @@ use unicode_segmentation::UnicodeSegmentation;
 /// A tokenizer whose control tokens can only be named by us, never typed by a user.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The fast way, where there is one.
+    words: Option<ByteBpe>,
     /// Ids that leave no trace in decoded text.
     silent: BTreeSet<u32>,
 }
@@ -48,7 +51,10 @@ impl Tokenizer {
         contained(AssertUnwindSafe(|| inner.add_special_tokens(control)))?;
         // A user's "<|end|>" is text: control tokens enter through `id` alone.
         inner.set_encode_special_tokens(true);
-        Ok(Self { inner, silent })
+        // After encoding it adds control tokens, which only we name, and takes white space out of spans.
+        inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+        let words = ByteBpe::of(&inner);
+        Ok(Self { inner, words, silent })
     }
 
     /// Ids of a text, without any control token.
@@ -56,7 +62,11 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer's model has no id for a piece of the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.encode_spans(text)?.0)
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        match self.by_words(text, |id, _| ids.push(id))? {
+            Some(()) => Ok(ids),
+            None => Ok(self.by_library(text)?.0),
+        }
     }
 
     /// Ids of a text and the byte range that each stands for.
@@ -64,8 +74,27 @@ impl Tokenizer {
     /// # Errors
     /// As [`Self::encode`].
     pub fn encode_spans(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
-        let encoding = contained(AssertUnwindSafe(|| self.inner.encode(text, false)))
-            .map_err(|e| Error::Tokenizer(format!("cannot encode {text:?}: {e}")))?;
+        let (mut ids, mut spans) = (Vec::with_capacity(text.len() / 3), Vec::with_capacity(text.len() / 3));
+        let token = |id, span| {
+            ids.push(id);
+            spans.push(span);
+        };
+        match self.by_words(text, token)? {
+            Some(()) => Ok((ids, spans)),
+            None => self.by_library(text),
+        }
+    }
+
+    /// None where only the library knows the ids.
+    fn by_words(&self, text: &str, token: impl FnMut(u32, Range<usize>)) -> Result<Option<()>> {
+        let Some(words) = &self.words else { return Ok(None) };
+        let encode = || Ok::<_, Error>(words.encode(&self.inner, text, token));
+        contained(AssertUnwindSafe(encode)).map_err(|e| unencoded(text, &e))
+    }
+
+    fn by_library(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        let encode = || self.inner.encode(text, false);
+        let encoding = contained(AssertUnwindSafe(encode)).map_err(|e| unencoded(text, &e))?;
         let spans = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
         Ok((encoding.get_ids().to_vec(), spans))
     }
@@ -97,6 +126,10 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
+}
+
+fn unencoded(text: &str, error: &str) -> Error {
+    Error::Tokenizer(format!("cannot encode {text:?}: {error}"))
 }
 
 /// The library's own word for a failure, also where it panics over a file that contradicts itself. In the browser a panic

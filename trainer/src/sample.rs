@@ -67,13 +67,11 @@ impl Rendered {
 }
 
 /// A row in tokens.
-pub struct Fitted {
+struct Fitted {
     /// None where the row does not fit at all.
-    pub sample: Option<Sample>,
-    /// Tokens of the prompt, the English prompt and the answer before anything was cut.
-    pub lengths: [usize; 3],
-    pub cut: bool,
-    pub cut_english: bool,
+    sample: Option<Sample>,
+    cut: bool,
+    cut_english: bool,
 }
 
 impl Renderer<'_> {
@@ -89,13 +87,12 @@ impl Renderer<'_> {
     ///
     /// # Errors
     /// The tokenizer has no id for a piece of the text, or lacks a control token of the template.
-    pub fn fit(&self, row: &Row, stop: &[u32]) -> Result<Fitted> {
+    fn fit(&self, row: &Row, stop: &[u32]) -> Result<Fitted> {
         let fit = || -> Result<Fitted> {
             let mut answer = self.tokenizer.encode(&row.output)?;
             answer.extend(stop);
             let render = |text: &str| self.template.render(self.tokenizer, text, self.anchor);
             let (mut prompt, mut english) = (render(&row.instruction)?, render(&row.instruction_en)?);
-            let lengths = [prompt.ids.len(), english.ids.len(), answer.len()];
             let cut = prompt.truncate(self.cutoff.saturating_sub(answer.len()));
             let cut = cut.and_then(|cut| Ok((cut, english.truncate(self.english_cutoff)?)));
             let ((cut, cut_english), fits) = match cut {
@@ -104,7 +101,7 @@ impl Renderer<'_> {
                 Err(error) => return Err(error.into()),
             };
             let sample = || Sample { id: row.id.clone(), lang: row.lang.clone(), prompt, english, answer };
-            Ok(Fitted { sample: fits.then(sample), lengths, cut, cut_english })
+            Ok(Fitted { sample: fits.then(sample), cut, cut_english })
         };
         fit().with_context(|| format!("row {:?}", row.id))
     }

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::build::file_sha256;
 use crate::data::{Reading, read_rows_as};
+use crate::mapped::Mapped;
 use crate::run_folder::write_file_atomically;
 use crate::sample::{Rendered, Renderer, Sample};
 
@@ -37,8 +38,9 @@ pub fn samples(
     }
     let before = state(file)?;
     let path = dir.join(format!("{}.tokens", key(file, reading, renderer, tokenizer_json)?));
-    if let Ok(bytes) = fs::read(&path) {
-        if let Some(found) = decode(&bytes) {
+    if path.exists() {
+        // Mapped: what of the file is in memory is the system's to drop, beside the samples that are made of it.
+        if let Some(found) = Mapped::open(&path).ok().and_then(|bytes| decode(&bytes)) {
             return Ok(found);
         }
         eprintln!("warning: {} is damaged and made again", path.display());
@@ -78,31 +80,33 @@ fn key(file: &Path, reading: &Reading, renderer: &Renderer, tokenizer_json: &[u8
 }
 
 fn encode(samples: &[Sample], rendered: &Rendered) -> Vec<u8> {
-    let mut payload = Vec::new();
-    let number = |payload: &mut Vec<u8>, number: usize| payload.extend((number as u32).to_le_bytes());
-    let text = |payload: &mut Vec<u8>, text: &str| {
-        number(payload, text.len());
-        payload.extend(text.as_bytes());
+    let mut file = [&MAGIC[..], &[0; SUM_BYTES]].concat();
+    let number = |file: &mut Vec<u8>, number: usize| file.extend((number as u32).to_le_bytes());
+    let text = |file: &mut Vec<u8>, text: &str| {
+        number(file, text.len());
+        file.extend(text.as_bytes());
     };
-    let ids = |payload: &mut Vec<u8>, ids: &[u32]| {
-        number(payload, ids.len());
-        ids.iter().for_each(|id| payload.extend(id.to_le_bytes()));
+    let ids = |file: &mut Vec<u8>, ids: &[u32]| {
+        number(file, ids.len());
+        ids.iter().for_each(|id| file.extend(id.to_le_bytes()));
     };
-    number(&mut payload, rendered.truncated);
-    number(&mut payload, rendered.truncated_english);
-    number(&mut payload, rendered.left_out.len());
-    rendered.left_out.iter().for_each(|id| text(&mut payload, id));
-    number(&mut payload, samples.len());
+    number(&mut file, rendered.truncated);
+    number(&mut file, rendered.truncated_english);
+    number(&mut file, rendered.left_out.len());
+    rendered.left_out.iter().for_each(|id| text(&mut file, id));
+    number(&mut file, samples.len());
     for Sample { id, lang, prompt, english, answer } in samples {
-        text(&mut payload, id);
-        text(&mut payload, lang);
+        text(&mut file, id);
+        text(&mut file, lang);
         for Prompt { ids: tokens, anchor, content } in [prompt, english] {
-            ids(&mut payload, tokens);
-            [*anchor, content.start, content.end].into_iter().for_each(|at| number(&mut payload, at));
+            ids(&mut file, tokens);
+            [*anchor, content.start, content.end].into_iter().for_each(|at| number(&mut file, at));
         }
-        ids(&mut payload, answer);
+        ids(&mut file, answer);
     }
-    [&MAGIC[..], &Sha256::digest(&payload)[..], &payload].concat()
+    let (head, payload) = file.split_at_mut(MAGIC.len() + SUM_BYTES);
+    head[MAGIC.len()..].copy_from_slice(&Sha256::digest(payload));
+    file
 }
 
 /// None for whatever `encode` did not write.

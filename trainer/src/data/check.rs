@@ -9,18 +9,16 @@ use anyhow::Result;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::overlap::{Against, Overlap, Shared};
+use super::lengths::{Counted, Counter, Percentiles, Tokens, Totals};
+use super::overlap::{Against, Overlap, Shared, Unit};
 use super::{Fault, Reading, Record, Records, Row, RowParser};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
-use crate::sample::{Fitted, Renderer};
 
 /// Records judged side by side.
 const BATCH: usize = 4096;
 /// Bytes of records judged side by side: a batch of long ones is shorter.
 const BATCH_BYTES: usize = 64 << 20;
-/// Longer texts are counted as this long.
-const LONGEST: usize = 1 << 16;
 
 /// All that is known of the files.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -50,61 +48,13 @@ pub struct FaultIn {
     pub fault: Fault,
 }
 
-/// Lengths before anything is cut, and what the cutoffs do.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Tokens {
-    pub prompt: Percentiles,
-    pub english: Percentiles,
-    pub answer: Percentiles,
-    pub truncated: usize,
-    pub truncated_english: usize,
-    /// Rows that do not fit however much of the prompt is cut.
-    pub left_out: usize,
-    pub zero_answer: usize,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Percentiles {
-    pub p50: usize,
-    pub p90: usize,
-    pub p99: usize,
-    pub max: usize,
-}
-
 /// What is asked of a check.
 pub struct Checks<'a> {
     pub reading: Reading,
-    pub renderer: Option<Renderer<'a>>,
+    pub counter: Option<Counter<'a>>,
     pub against: Option<Against>,
     /// Faults kept for printing.
     pub show: usize,
-}
-
-/// How often each length was seen.
-#[derive(Default)]
-struct Lengths(Vec<u64>);
-
-impl Lengths {
-    fn add(&mut self, length: usize) {
-        let length = length.min(LONGEST);
-        if self.0.len() <= length {
-            self.0.resize(length + 1, 0);
-        }
-        self.0[length] += 1;
-    }
-
-    fn percentiles(&self) -> Percentiles {
-        let all: u64 = self.0.iter().sum();
-        let at = |percent: u64| {
-            let mut before = 0;
-            let reached = |count: &u64| {
-                before += count;
-                before * 100 >= all * percent
-            };
-            self.0.iter().position(reached).unwrap_or(0)
-        };
-        Percentiles { p50: at(50), p90: at(90), p99: at(99), max: self.0.len().saturating_sub(1) }
-    }
 }
 
 /// What one row adds to the report.
@@ -113,7 +63,7 @@ struct Judged {
     /// Of the instruction and the output.
     hash: u64,
     identical_twin: bool,
-    fitted: Option<Fitted>,
+    counted: Option<Counted>,
     shared: Shared,
 }
 
@@ -125,8 +75,7 @@ impl Checks<'_> {
     pub fn run(&self, files: &[PathBuf], interrupt: &Interrupt) -> Result<Report> {
         let mut report = Report::default();
         let mut overlap = self.against.as_ref().map(|_| Overlap::default());
-        let mut tokens = self.renderer.as_ref().map(|_| (Tokens::default(), [(); 3].map(|()| Lengths::default())));
-        let stop = self.renderer.as_ref().map(|renderer| renderer.stop()).transpose()?.unwrap_or_default();
+        let mut tokens = self.counter.as_ref().map(|counter| (counter, Totals::default()));
         let mut seen: HashSet<u64> = HashSet::new();
         for file in files {
             let mut records = Records::open(file)?;
@@ -155,7 +104,7 @@ impl Checks<'_> {
                 let parser = &*parser.get_or_insert_with(|| RowParser::new(&self.reading, first));
                 let judged: Vec<_> = batch
                     .par_iter()
-                    .map_init(Vec::new, |words, record| self.judge(parser, record, &stop, words))
+                    .map_init(Vec::new, |words, record| self.judge(parser, record, words))
                     .collect::<Result<_>>()?;
                 for judged in judged {
                     let judged = match judged {
@@ -173,12 +122,8 @@ impl Checks<'_> {
                     if let (Some(against), Some(overlap)) = (&self.against, &mut overlap) {
                         against.count(judged.shared, overlap);
                     }
-                    if let (Some((tokens, lengths)), Some(fitted)) = (&mut tokens, judged.fitted) {
-                        lengths.iter_mut().zip(fitted.lengths).for_each(|(all, length)| all.add(length));
-                        tokens.truncated += usize::from(fitted.cut);
-                        tokens.truncated_english += usize::from(fitted.cut_english);
-                        tokens.left_out += usize::from(fitted.sample.is_none());
-                        tokens.zero_answer += usize::from(fitted.lengths[2] == stop.len());
+                    if let (Some((counter, totals)), Some(counted)) = (&mut tokens, judged.counted) {
+                        totals.add(&counted, counter);
                     }
                 }
                 broken.into_iter().for_each(|fault| self.note(&mut report, file, fault));
@@ -195,12 +140,7 @@ impl Checks<'_> {
             report.rows += rows;
         }
         report.overlap = overlap;
-        report.tokens = tokens.map(|(tokens, [prompt, english, answer])| Tokens {
-            prompt: prompt.percentiles(),
-            english: english.percentiles(),
-            answer: answer.percentiles(),
-            ..tokens
-        });
+        report.tokens = tokens.map(|(_, totals)| totals.report());
         Ok(report)
     }
 
@@ -217,8 +157,7 @@ impl Checks<'_> {
         &self,
         parser: &RowParser,
         record: &Record,
-        stop: &[u32],
-        words: &mut Vec<u64>,
+        words: &mut Vec<Unit>,
     ) -> Result<std::result::Result<Option<Judged>, Vec<Fault>>> {
         let row = match parser.row(record) {
             Ok(Some(row)) => row,
@@ -226,18 +165,17 @@ impl Checks<'_> {
             Err(faults) => return Ok(Err(faults)),
         };
         let shared = self.against.as_ref().map_or_else(Shared::default, |against| {
-            let own = against.shared(&row.instruction, words);
-            let english = against.shared(&row.instruction_en, words);
-            Shared { prompt: own.prompt.or(english.prompt), run: own.run.or(english.run) }
+            let texts = [Some(&row.instruction), Some(&row.instruction_en), Some(&row.output), row.output_en.as_ref()];
+            let found = texts.into_iter().flatten().map(|text| against.shared(text, words));
+            found.fold(Shared::default(), Shared::or)
         });
-        let fitted = self.renderer.as_ref().map(|renderer| renderer.fit(&row, stop)).transpose()?;
-        // Only counts are wanted, and memory is to stay flat.
+        let counted = self.counter.as_ref().map(|counter| counter.count(&row)).transpose()?;
         let Row { lang, instruction, instruction_en, output, .. } = &row;
         Ok(Ok(Some(Judged {
             lang: lang.clone(),
             hash: BuildHasherDefault::<DefaultHasher>::default().hash_one((instruction, output)),
             identical_twin: lang != "en" && lang != "eng" && instruction.trim() == instruction_en.trim(),
-            fitted,
+            counted,
             shared,
         })))
     }
@@ -275,7 +213,7 @@ impl fmt::Display for Report {
             writeln!(f, "{:>10} answers without a token", tokens.zero_answer)?;
         }
         if let Some(Overlap { prompts, runs, benchmarks }) = &self.overlap {
-            writeln!(f, "{prompts:>10} rows have a whole prompt of an evaluation set, {runs} a run of its words")?;
+            writeln!(f, "{prompts:>10} rows have a whole item of an evaluation set, {runs} a run of its words")?;
             for (benchmark, rows) in benchmarks {
                 writeln!(f, "{rows:>10} with {benchmark}")?;
             }

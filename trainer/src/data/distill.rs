@@ -4,10 +4,16 @@
 //! code-switched instructions, translations of which the beginning is given, and answers to be completed.
 //!
 //! # Departures
-//! The source switches single words with a bilingual dictionary; here the instruction begins in its own language and goes
-//! on in English, so that no dictionary is needed. The source leaves the share of each kind open; 0.15 of each makes the
-//! 1.6 N that the paper reports as the most. The model answers greedily.
+//! The source switches single words with a bilingual dictionary. Here the dictionary is learned from the rows themselves,
+//! whose instructions and outputs stand beside their English (`lexicon`): each known word of the instruction becomes
+//! English with probability 1/2. Where no word is known, as in a script without spaces, the instruction begins in its own
+//! language and goes on in English. The source translates the model's English answers into the other language by a
+//! translation system; the rows' own answers stand for these translations, since no such system is at hand. Its
+//! translation and completion rows come from an outside parallel corpus; here from the rows, so that nothing else has to be
+//! had. It leaves the share of each kind open; 0.15 of each makes the 1.6 N that the CC-Tuning paper reports as the most.
+//! The model answers greedily.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -18,6 +24,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Row;
 use super::build::{Added, is_english, language_name, translation_prompt};
+use super::lexicon::Lexicon;
 use crate::interrupt::Interrupt;
 use crate::model_folder::ModelFolder;
 use crate::progress::Progress;
@@ -26,6 +33,9 @@ use crate::{device, evaluate, run};
 
 /// Prompts answered between two looks at Ctrl-C.
 const BATCH: usize = 256;
+
+/// The stream of random numbers that chooses words, apart from those that draw rows.
+const SWITCHES: u64 = 16;
 
 /// What the rows are made from.
 pub struct Distill<'r> {
@@ -50,6 +60,22 @@ impl Distill<'_> {
         others.into_iter().map(|at| &self.rows[at]).collect()
     }
 
+    /// The words of each language that the rows themselves translate.
+    fn lexicons(&self) -> HashMap<&str, Lexicon> {
+        let mut of_language: HashMap<&str, Vec<&Row>> = HashMap::new();
+        for row in self.rows.iter().filter(|row| !is_english(&row.lang)) {
+            of_language.entry(&row.lang).or_default().push(row);
+        }
+        let pairs = |rows: &[&'_ Row]| {
+            let pairs = rows.iter().flat_map(|row| {
+                let outputs = row.output_en.as_deref().map(|english| (row.output.as_str(), english));
+                outputs.into_iter().chain([(row.instruction.as_str(), row.instruction_en.as_str())])
+            });
+            Lexicon::of(pairs)
+        };
+        of_language.into_iter().map(|(lang, rows)| (lang, pairs(&rows))).collect()
+    }
+
     /// The rows that the model is to answer in English.
     pub fn asked(&self) -> Vec<&Row> {
         self.drawn(0)
@@ -62,10 +88,16 @@ impl Distill<'_> {
             let english = row.instruction_en.clone();
             added.rows.push(Row { lang: "en".into(), ..derived(row, "self", english, answer.trim().into()) });
         }
+        let lexicons = self.lexicons();
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(SWITCHES);
         for row in self.drawn(1) {
-            let (begin, _) = halves(&row.instruction);
-            let (_, end) = halves(&row.instruction_en);
-            let instruction = format!("{} {}", begin.trim(), end.trim());
+            let words = lexicons.get(row.lang.as_str());
+            let switched = words.and_then(|words| words.switch(&row.instruction, || rng.random_bool(0.5)));
+            let instruction = switched.unwrap_or_else(|| {
+                let (begin, end) = (halves(&row.instruction).0, halves(&row.instruction_en).1);
+                format!("{} {}", begin.trim(), end.trim())
+            });
             let switched = derived(row, "switched", instruction, row.output.clone());
             added.rows.push(Row { instruction_en: row.instruction_en.clone(), ..switched });
         }

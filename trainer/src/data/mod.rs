@@ -9,6 +9,8 @@ pub mod check;
 pub mod distill;
 mod format;
 mod json_place;
+pub mod lengths;
+pub mod lexicon;
 pub mod overlap;
 mod records;
 pub mod settings;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::check::Checks;
+use super::lengths::Counter;
 use super::overlap::Against;
 use crate::interrupt::Interrupt;
 use crate::model_folder::speech;
@@ -47,8 +48,9 @@ pub fn check(args: &CheckArgs, recipe: &Recipe, interrupt: &Interrupt) -> Result
         cutoff: recipe.data.cutoff,
         english_cutoff: recipe.data.english_cutoff,
     });
+    let counter = renderer.map(Counter::new).transpose()?;
     let against = args.against.as_ref().map(|folder| Against::load(folder, args.words)).transpose()?;
-    let checks = Checks { reading: recipe.data.reading(), renderer, against, show: args.show };
+    let checks = Checks { reading: recipe.data.reading(), counter, against, show: args.show };
     let report = checks.run(&args.files, interrupt)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
