@@ -119,6 +119,11 @@ impl Profile {
         }
     }
 
+    /// The quick profile has those of Figures 3 and 4 alone, without the fixed layers.
+    fn ablates(self, (group, _, value): &Ablation) -> bool {
+        self == Self::Full || (matches!(group, Group::Pool | Group::Site) && !value.starts_with("fixed"))
+    }
+
     fn ablation_seeds(self) -> u64 {
         match self {
             Self::Quick => 1,
@@ -281,18 +286,23 @@ pub fn cells(profile: Profile, n_layers: usize) -> Vec<Cell> {
     let most = Setting::ALL.map(|setting| profile.seeds(setting)).into_iter().max().unwrap_or(0);
     cells.extend((1..most).flat_map(both));
     for seed in 0..profile.ablation_seeds() {
-        cells.extend(ablations(n_layers).into_iter().map(|(group, key, value)| {
-            let mut cell = Cell::new(group, Setting::MlSft, Training::Cc, seed);
-            cell.variant = format!("{} = {value}", key.trim_start_matches("cc."));
-            cell.overrides.push(format!("{key}={value}"));
-            cell
-        }));
+        cells.extend(ablations(n_layers).into_iter().filter(|found| profile.ablates(found)).map(
+            |(group, key, value)| {
+                let mut cell = Cell::new(group, Setting::MlSft, Training::Cc, seed);
+                cell.variant = format!("{} = {value}", key.trim_start_matches("cc."));
+                cell.overrides.push(format!("{key}={value}"));
+                cell
+            },
+        ));
     }
     cells
 }
 
+/// Where it is reported, the key it changes, and to what.
+type Ablation = (Group, &'static str, String);
+
 /// Each changes one thing; what the main table has stands for the other arm.
-fn ablations(n_layers: usize) -> Vec<(Group, &'static str, String)> {
+fn ablations(n_layers: usize) -> Vec<Ablation> {
     let mut layers = vec![0, n_layers / 2, n_layers - 1];
     layers.dedup();
     let fixed = layers.into_iter().map(|layer| format!("fixed({layer})"));
