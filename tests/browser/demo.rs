@@ -169,16 +169,18 @@ pub fn bundle() -> PathBuf {
     steps::root().join("assets/bundle")
 }
 
-/// The first example prompt that the bundle has in this language.
+/// An example prompt of the bundle in this language.
 pub fn example(lang: &str) -> String {
     example_with_twin(lang).0
 }
 
-/// The first example prompt in this language and its English twin.
+/// The example prompt in this language with the shortest answer of more than a letter or digit, and its English twin.
 pub fn example_with_twin(lang: &str) -> (String, String) {
     let examples = read_json(&bundle().join("examples.json"));
-    let found = examples.as_array().into_iter().flatten().find(|example| example["lang"] == lang);
-    let example = found.unwrap_or_else(|| panic!("the bundle has no example prompt in `{lang}`"));
+    let length = |example: &&serde_json::Value| example["gold"].as_str().map_or(0, |gold| gold.chars().count());
+    let own = examples.as_array().into_iter().flatten().filter(|example| example["lang"] == lang);
+    let example = own.filter(|example| length(example) > 1).min_by_key(length);
+    let example = example.unwrap_or_else(|| panic!("the bundle has no example prompt in `{lang}`"));
     let text = |key: &str| example[key].as_str().expect("an example's parts are texts").to_owned();
     (text("prompt"), text("english"))
 }

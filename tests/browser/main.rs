@@ -7,7 +7,8 @@ mod outside;
 mod webdriver;
 
 use demo::{
-    Demo, Model, biggest_file, bundle_with_other_logits, example, example_with_twin, serve, tokens_of_the_trainer,
+    Demo, Model, biggest_file, bundle_with_other_logits, example, example_with_twin, manifest, serve,
+    tokens_of_the_trainer,
 };
 use libtest_mimic::{Arguments, Trial};
 use outside::Outside;
@@ -45,7 +46,10 @@ fn main() -> ExitCode {
         alone("a shard with one wrong bit is refused by its name", a_wrong_bit_is_refused),
         alone("a missing file is reported by its name", a_missing_file_is_reported),
         alone("a device that does not reproduce the golden logits never answers", wrong_logits_end_the_page),
-        alone("an Arabic prompt gets the trainer's tokens in both panes on the CPU", arabic_on_the_cpu),
+        alone(
+            "a prompt of every language gets the trainer's tokens in both panes on the CPU",
+            every_language_on_the_cpu,
+        ),
         alone(
             "every source of the connection, and a layer of one's own, gives the trainer's tokens",
             the_switch_connects,
@@ -121,11 +125,15 @@ fn wrong_logits_end_the_page() {
     assert!(demo.visible_text("#self-test").is_some_and(|verdict| verdict.contains("failed on the CPU")));
 }
 
-fn arabic_on_the_cpu() {
+fn every_language_on_the_cpu() {
     let demo = Demo::open(Browser::chromium(WITH_WEBGPU), "?device=cpu");
     demo.wait_until_ready();
     assert!(!demo.is_on_webgpu());
-    answers_like_the_trainer(&demo, &example("ar"));
+    let languages = manifest()["languages"].as_array().cloned().unwrap_or_default();
+    assert_eq!(languages.len(), 22);
+    for language in languages {
+        answers_like_the_trainer(&demo, &example(language["code"].as_str().expect("a code is a text")));
+    }
     answers_without_a_long_task(&demo);
 }
 

@@ -106,7 +106,7 @@ impl Profile {
     /// What it changes in the recipe.
     pub fn overrides(self) -> &'static [&'static str] {
         match self {
-            Self::Quick => &["optim.max_steps=60", "eval.limit=2"],
+            Self::Quick => &["optim.max_steps=40", "eval.limit=2", "transform.pairs=400"],
             Self::Full => &[],
         }
     }
