@@ -18,11 +18,11 @@ use trainer::experiment::report::{self, Evidence, Scores, constant_answer};
 use trainer::experiment::tsne::tsne;
 use trainer::statistics::{Weighed, crossed};
 
-/// Two short trainings of a random model: the group `e`, cut as short as it goes.
+/// Two short trainings of a random model: the group `site`, cut as short as it goes.
 fn experiment(dir: &Path, out: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
     command.current_dir(dir).env("BURN_DEVICE", "flex").stdin(Stdio::null());
-    command.args(["experiment", "--only", "e", "--out", out]);
+    command.args(["experiment", "--only", "site", "--out", out]);
     let fixed = [
         "model.path=model",
         "data.cutoff=120",
@@ -47,10 +47,16 @@ fn finished(mut command: Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The names of the finished cells of a folder; a file that is being written has another name.
+fn finished_cells(out: &Path) -> Vec<String> {
+    let files = fs::read_dir(out.join("cells")).into_iter().flatten();
+    let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| !name.starts_with('.')).filter_map(|name| Some(name.strip_suffix(".json")?.into())).collect()
+}
+
 /// The cells of a folder by name, without what a clock decides.
 fn measured(out: &Path) -> BTreeMap<String, Measured> {
-    let names = fs::read_dir(out.join("cells")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let ids = names.filter_map(|name| Some(name.strip_suffix(".json")?.to_string()));
+    let ids = finished_cells(out).into_iter();
     ids.map(|id| (id.clone(), Measured::read(&out.join("cells"), &id).unwrap().unwrap().timeless())).collect()
 }
 
@@ -68,8 +74,10 @@ fn a_matrix_measures_the_same_twice_goes_on_when_killed_and_measures_anew_what_h
     let mut child = experiment(dir.path(), "killed", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     // In the middle of the second cell, with a checkpoint behind it.
     let begun = || {
-        let done = fs::read_dir(killed.join("cells")).is_ok_and(|all| all.count() == 1);
-        done && fs::read_dir(killed.join("work")).is_ok_and(|all| all.count() == 1)
+        let ids = finished_cells(&killed);
+        let begun =
+            |work: fs::ReadDir| work.flatten().any(|cell| !ids.contains(&cell.file_name().into_string().unwrap()));
+        ids.len() == 1 && fs::read_dir(killed.join("work")).is_ok_and(begun)
     };
     while !begun() && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(5));
