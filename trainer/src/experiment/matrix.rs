@@ -273,7 +273,7 @@ pub fn cells(profile: Profile, n_layers: usize) -> Vec<Cell> {
         }
         cell.curve = plain && training == Training::Cc && seed == 0;
         cell.states = plain && seed == 0;
-        cell.transplants = plain && training == Training::Sft && seed == 0;
+        cell.transplants = profile == Profile::Full && plain && training == Training::Sft && seed == 0;
         cell
     };
     let both = |seed| {
