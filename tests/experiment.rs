@@ -9,13 +9,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use cctuning::chat::Prompt;
 use trainer::corpus::{self, Corpus, Item};
+use trainer::evaluate::at_most;
 use trainer::experiment::cell::{Answered, Answers, Asked, Measured, Shape};
 use trainer::experiment::in_turn;
 use trainer::experiment::matrix::{Group, Profile, Reading, Setting, Training, cells};
 use trainer::experiment::plan::{Plan, Planned, constants};
 use trainer::experiment::report::{self, Evidence, Scores, constant_answer};
 use trainer::experiment::tsne::tsne;
+use trainer::sample::Sample;
 use trainer::statistics::{Weighed, crossed};
 
 /// Two short trainings of a random model: the group `site`, cut as short as it goes.
@@ -313,4 +316,16 @@ fn the_plane_keeps_clusters_apart_and_is_the_same_for_the_same_seed() {
         let nearest = (0..60).filter(|&other| other != at).min_by(|&a, &b| distance(at, a).total_cmp(&distance(at, b)));
         assert_eq!(nearest.unwrap() % 3, at % 3, "point {at} lies among another cluster");
     }
+}
+
+#[test]
+fn a_limit_counts_rows_that_are_in_no_family_by_their_language() {
+    let row = |id: &str| {
+        let prompt = Prompt { ids: vec![1], anchor: 0, content: 0..1 };
+        Sample { id: id.into(), lang: "es".into(), english: prompt.clone(), prompt, answer: vec![2] }
+    };
+    let own = ["1", "2", "mine/3"].map(row).to_vec();
+    assert_eq!(at_most(2, own).len(), 2);
+    let families = ["story/1", "story/2", "choice/1"].map(row).to_vec();
+    assert_eq!(at_most(1, families).len(), 2);
 }

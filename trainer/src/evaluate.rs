@@ -77,9 +77,9 @@ pub fn others(n: usize, seed: u64) -> Result<Vec<usize>> {
 
 /// The first `limit` samples of each language and family; 0 keeps all.
 pub fn at_most(limit: usize, mut samples: Vec<Sample>) -> Vec<Sample> {
-    let mut asked: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut asked: BTreeMap<(String, &str), usize> = BTreeMap::new();
     samples.retain(|sample| {
-        let asked = asked.entry((sample.lang.clone(), sample.family().into())).or_default();
+        let asked = asked.entry((sample.lang.clone(), sample.family())).or_default();
         *asked += 1;
         limit == 0 || *asked <= limit
     });

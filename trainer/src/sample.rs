@@ -7,6 +7,7 @@ use cctuning::tokenizer::Tokenizer;
 use rayon::prelude::*;
 
 use crate::corpus::Item;
+use crate::corpus::family::Family;
 use crate::data::Row;
 
 /// One training or evaluation example in tokens.
@@ -27,9 +28,10 @@ impl Sample {
         self.prompt.ids.len() + self.answer.len() - 1
     }
 
-    /// The task family of a row of the shipped corpus.
-    pub fn family(&self) -> &str {
-        self.id.split('/').next().unwrap_or_default()
+    /// The task family of a row of the shipped corpus, which its id begins with; empty for any other row.
+    pub fn family(&self) -> &'static str {
+        let first = self.id.split('/').next().unwrap_or_default();
+        Family::ALL.map(Family::name).into_iter().find(|name| *name == first).unwrap_or_default()
     }
 }
 
