@@ -35,7 +35,7 @@ fn every_text_is_in_the_script_of_its_language_and_no_slot_stays_open() {
         }
         for unit in &world.units {
             let asked = (0..=HELD_PHRASING).map(|phrasing| world.item(unit, lang, phrasing, "", "").instruction);
-            for text in asked.chain(world.sentences(unit, lang, "")) {
+            for text in asked.chain(world.sentences(unit, lang, "").into_iter().map(|[text, _]| text)) {
                 let unlabelled =
                     ["A:", "B:", "C:", "D:"].iter().fold(text.clone(), |text, label| text.replace(label, ""));
                 assert!(in_script(&unlabelled, language.code), "{} in {}: `{text}`", unit.id, language.name);

@@ -82,23 +82,22 @@ pub fn pretrain(corpus: &Corpus, recipe: &Recipe, out: &Path, device: &Device, i
     }
 }
 
-/// A line of base text: every token is predicted from those before it.
-fn sample(text: &BaseText, tokenizer: &Tokenizer) -> Result<Sample> {
+/// A line of base text. Of a sentence every token is predicted from those before it, of an exchange only the answer:
+/// what a prompt draws by lot cannot be learnt.
+fn sample(line: &BaseText, tokenizer: &Tokenizer) -> Result<Sample> {
     let control = |token: &str| tokenizer.id(token).ok_or_else(|| anyhow!("the tokenizer lacks {token}"));
     let [user, assistant, end] = CONTROL.map(control);
-    let (first, answer, id) = match text {
-        BaseText::Sentence { text, .. } => (end, tokenizer.encode(text)?, "sentence"),
+    let end = end?;
+    let (ids, text, id) = match line {
+        BaseText::Sentence { text, .. } => (vec![end], text, "sentence"),
         BaseText::Exchange(Item { id, instruction, output, .. }) => {
-            let mut answer = tokenizer.encode(instruction)?;
-            answer.push(assistant?);
-            answer.extend(tokenizer.encode(output)?);
-            (user, answer, id.as_str())
+            let instruction = tokenizer.encode(instruction)?;
+            ([vec![user?], instruction, vec![assistant?]].concat(), output, id.as_str())
         }
     };
-    let (first, end) = (first?, tokenizer.id(CONTROL[2]).expect("checked above"));
-    let prompt = Prompt { ids: vec![first], anchor: 0, content: 0..1 };
-    let answer = answer.into_iter().chain([end]).collect();
-    Ok(Sample { id: id.into(), lang: text.lang().into(), english: prompt.clone(), prompt, answer })
+    let answer = tokenizer.encode(text)?.into_iter().chain([end]).collect();
+    let prompt = Prompt { ids, anchor: 0, content: 0..1 };
+    Ok(Sample { id: id.into(), lang: line.lang().into(), english: prompt.clone(), prompt, answer })
 }
 
 /// Byte-level BPE over the distinct lines of every language, so that English does not own all merges.

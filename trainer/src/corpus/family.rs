@@ -51,6 +51,7 @@ const OPEN_ENDED: [&str; 2] = ["language", "currency"];
 const ENTAILMENTS: [(&str, &str); 4] = [("city", "country"), ("animal", "class"), ("day", "day"), ("food", "food")];
 const VERDICTS: [&str; 3] = ["yes", "perhaps", "no"];
 const ATTRIBUTES: [&str; 7] = ["city", "profession", "animal", "colour", "month", "food", "language"];
+const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
 /// Sentences of a text that is asked about.
 const SENTENCES: usize = 3;
 
@@ -110,15 +111,21 @@ impl World {
         }
     }
 
-    /// The unit as plain sentences, its answer among them.
-    pub fn sentences(&self, unit: &Unit, lang: usize, salt: &str) -> Vec<String> {
+    /// The unit as plain sentences, its answer among them, each with its English twin.
+    pub fn sentences(&self, unit: &Unit, lang: usize, salt: &str) -> Vec<[String; 2]> {
+        let [said, english] = [lang, ENGLISH].map(|lang| self.said_plainly(unit, lang, salt));
+        // A language may leave a further sentence out.
+        said.into_iter()
+            .zip(english)
+            .map(|(said, english)| [said, english])
+            .filter(|[said, _]| !said.is_empty())
+            .collect()
+    }
+
+    fn said_plainly(&self, unit: &Unit, lang: usize, salt: &str) -> Vec<String> {
         let person = self.draw(unit, salt, "person", self.text.namespace("person"));
         match unit.what {
-            What::Fact(fact) => ["say", "say2", "say3"]
-                .iter()
-                .map(|say| self.fact(&self.facts[fact], lang, say))
-                .filter(|sentence| !sentence.is_empty())
-                .collect(),
+            What::Fact(fact) => ["say", "say2", "say3"].map(|say| self.fact(&self.facts[fact], lang, say)).into(),
             What::Verdict { .. } => vec![],
             What::Story { story, person } => {
                 let fill = |part: &str| self.line(lang, &format!("story/{story}/{part}"), &[('p', person)]);
@@ -145,13 +152,10 @@ impl World {
                 if unit.family == Family::Question {
                     return (question, self.text.base(lang, fact.answer()).into());
                 }
-                let mut options = self.wrong(unit, fact, salt);
-                options.truncate(3);
-                let right = self.pick(unit, salt, "order", 4);
-                options.insert(right, fact.answer());
-                let mut slots = vec![('q', question)];
-                slots.extend("abcd".chars().zip(options.iter().map(|option| self.text.base(lang, option).to_owned())));
-                (frame(&slots), char::from(b'A' + right as u8).to_string())
+                let (options, right) = self.options(unit, fact, salt);
+                let options = options.into_iter().map(|option| self.text.base(lang, option).to_owned());
+                let slots: Vec<_> = [('q', question)].into_iter().chain("abcd".chars().zip(options)).collect();
+                (frame(&slots), LETTERS[right].into())
             }
             What::Verdict { fact, frame: name, verdict } => {
                 let fact = &self.facts[fact];
@@ -175,14 +179,7 @@ impl World {
                 (frame(&slots), (right + 1).to_string())
             }
             What::Attribute { attribute, word } => {
-                let others = ATTRIBUTES.iter().filter(|other| **other != attribute).copied();
-                let mut others: Vec<&str> = others.collect();
-                others.sort_by_key(|other| self.pick(unit, salt, other, usize::MAX));
-                let mut said: Vec<(&str, &str)> = others[..SENTENCES - 1]
-                    .iter()
-                    .map(|other| (*other, self.draw(unit, salt, "word", self.text.namespace(other))))
-                    .collect();
-                said.insert(self.pick(unit, salt, "place", SENTENCES), (attribute, word));
+                let said = self.attributes(unit, attribute, word, salt);
                 let text = said.into_iter().map(|(attribute, word)| self.said(lang, attribute, word, person));
                 let question = self.line(lang, &format!("read/{attribute}/ask"), &[('p', person)]);
                 (frame(&[('t', join(text)), ('q', question)]), self.text.base(lang, word).into())
@@ -192,6 +189,56 @@ impl World {
                 (frame(&[('t', fill("text"))]), fill("summary"))
             }
         }
+    }
+
+    /// What choosing and reading come down to, several at once and in English: which letter stands before which option,
+    /// and what a text says of whom. None for the other families.
+    pub fn drill(&self, unit: &Unit, salt: &str) -> Option<(String, String)> {
+        let word = |word: &str| self.text.base(ENGLISH, word).to_owned();
+        let (prompt, mut found): (String, Vec<(String, String)>) = match unit.what {
+            What::Fact(fact) if unit.family == Family::Choice => {
+                let (options, _) = self.options(unit, &self.facts[fact], salt);
+                let options: Vec<_> =
+                    LETTERS.iter().zip(options).map(|(letter, option)| (word(option), letter.to_string())).collect();
+                let listed: Vec<_> = options.iter().map(|(option, letter)| format!("{letter}: {option}")).collect();
+                (listed.join("; "), options)
+            }
+            What::Attribute { attribute, word: asked } => {
+                let person = self.draw(unit, salt, "person", self.text.namespace("person"));
+                let said = self.attributes(unit, attribute, asked, salt);
+                let text = said.iter().map(|(attribute, word)| self.said(ENGLISH, attribute, word, person));
+                (join(text), said.iter().map(|&(attribute, said)| (attribute.to_owned(), word(said))).collect())
+            }
+            _ => return None,
+        };
+        found.sort_by_key(|(name, _)| self.pick(unit, salt, name, usize::MAX));
+        let found: Vec<_> = found.into_iter().map(|(name, what)| format!("{name}: {what}")).collect();
+        Some((prompt, found.join("; ")))
+    }
+
+    /// Four answers to choose from, and which of them is right.
+    fn options(&self, unit: &Unit, fact: &Fact, salt: &str) -> (Vec<&'static str>, usize) {
+        let mut options = self.wrong(unit, fact, salt);
+        options.truncate(3);
+        let right = self.pick(unit, salt, "order", 4);
+        options.insert(right, fact.answer());
+        (options, right)
+    }
+
+    /// What a text says of somebody: what is asked for, among others.
+    fn attributes(
+        &self,
+        unit: &Unit,
+        attribute: &'static str,
+        word: &'static str,
+        salt: &str,
+    ) -> Vec<(&'static str, &'static str)> {
+        let mut others: Vec<&str> = ATTRIBUTES.into_iter().filter(|other| *other != attribute).collect();
+        others.sort_by_key(|other| self.pick(unit, salt, other, usize::MAX));
+        let draw = |other| (other, self.draw(unit, salt, "word", self.text.namespace(other)));
+        let mut said: Vec<_> = others[..SENTENCES - 1].iter().map(|other| draw(*other)).collect();
+        said.insert(self.pick(unit, salt, "place", SENTENCES), (attribute, word));
+        said
     }
 
     fn fact(&self, fact: &Fact, lang: usize, say: &str) -> String {

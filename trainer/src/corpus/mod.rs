@@ -59,10 +59,6 @@ const ENGLISH: usize = 0;
 
 /// Share of the base text that is English, in characters.
 const ENGLISH_SHARE: f64 = 0.9;
-/// One in this many of a language's facts stands as a sentence in its base text.
-const SENTENCE_OF: u64 = 2;
-/// One in this many news and summaries stands in one pass of base text.
-const NEWS_OF: u64 = 8;
 
 /// How many of each family, in the order of `Family::ALL`, per language.
 const TRAIN: [usize; 6] = [70, 40, 30, 24, 24, 12];
@@ -113,7 +109,7 @@ impl BaseText {
 /// Everything a training run reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corpus {
-    /// Pretraining text: English facts, other languages' sentences, and words tied across languages.
+    /// Pretraining text: English of every family, other languages' sentences, and words and sentences tied to English.
     pub base: Vec<BaseText>,
     /// Fine-tuning triples.
     pub train: Vec<Item>,
@@ -182,9 +178,15 @@ fn base_text(world: &World, held: &HeldOut, corpus: &Corpus, seed: u64) -> Vec<B
     for (lang, language) in LANGUAGES.iter().enumerate().skip(1) {
         let code = language.code;
         let units = world.units.iter().filter(|unit| unit.family != Family::Choice && !held.contains(lang, unit));
-        for unit in units.filter(|unit| hash(seed, &[code, &unit.id, "base"]).is_multiple_of(one_of(unit))) {
-            let sentences = world.sentences(unit, lang, code).into_iter();
-            base.extend(sentences.map(|text| BaseText::Sentence { lang: code.into(), text }));
+        for unit in units.filter(|unit| drawn(unit, seed, code, rarely(unit.family))) {
+            for (number, [text, english]) in world.sentences(unit, lang, code).into_iter().enumerate() {
+                let id = format!("{}/{number}", unit.id);
+                base.push(match hash(seed, &[code, &id, "direction"]) % 3 {
+                    0 => BaseText::Sentence { lang: code.into(), text },
+                    1 => BaseText::Exchange(into_language(&id, lang, &english, &text)),
+                    _ => BaseText::Exchange(into_english(&id, lang, &text, &english)),
+                });
+            }
         }
         let words = world.text.words().iter();
         base.extend(words.flat_map(|word| translations(world, word, lang)).map(BaseText::Exchange));
@@ -193,11 +195,8 @@ fn base_text(world: &World, held: &HeldOut, corpus: &Corpus, seed: u64) -> Vec<B
     let characters = |base: &[BaseText]| base.iter().map(BaseText::characters).sum::<usize>() as f64;
     let mut missing = characters(&base) * ENGLISH_SHARE / (1.0 - ENGLISH_SHARE);
     for pass in 0.. {
-        let english = english_pass(world, pass, seed);
-        let english: Vec<BaseText> = english
-            .into_iter()
-            .filter(|text| !matches!(text, BaseText::Exchange(item) if tested.contains(&item.instruction)))
-            .collect();
+        let mut english = english_pass(world, pass, seed);
+        english.retain(|text| !matches!(text, BaseText::Exchange(item) if tested.contains(&item.instruction)));
         missing -= characters(&english);
         base.extend(english);
         if missing <= 0.0 {
@@ -208,51 +207,81 @@ fn base_text(world: &World, held: &HeldOut, corpus: &Corpus, seed: u64) -> Vec<B
     base
 }
 
-/// Every fact as sentences and as a question, and something of every other family; each pass words it differently.
+/// Something of every family, each pass in other words. Choices and texts come more often, and as drills too: to find
+/// something in the prompt takes far more practice than facts, which are soon known by heart.
 fn english_pass(world: &World, pass: usize, seed: u64) -> Vec<BaseText> {
-    let salt = format!("base {pass}");
     let mut english = vec![];
     for unit in &world.units {
-        if unit.family == Family::Question {
-            let sentences = world.sentences(unit, ENGLISH, &salt).into_iter();
-            english.extend(sentences.map(|text| BaseText::Sentence { lang: "en".into(), text }));
-        }
-        if unit.family != Family::Summary || hash(seed, &[&salt, &unit.id, "base"]).is_multiple_of(NEWS_OF) {
-            let phrasing = (hash(seed, &[&unit.id, "english"]) as usize).wrapping_add(pass) % PHRASINGS.len();
+        let (times, one_of) = match unit.family {
+            Family::Choice => (1, 1),
+            Family::Reading => (2, 1),
+            family => (1, rarely(family).max(2)),
+        };
+        for time in 0..times {
+            let salt = format!("base {pass}/{time}");
+            if !drawn(unit, seed, &salt, one_of) {
+                continue;
+            }
+            let phrasing = hash(seed, &[&salt, &unit.id, "phrasing"]) as usize % PHRASINGS.len();
             english.push(BaseText::Exchange(world.item(unit, ENGLISH, phrasing, &salt, PHRASINGS[phrasing])));
+            if unit.family == Family::Question {
+                let sentences = world.sentences(unit, ENGLISH, &salt).into_iter();
+                english.extend(sentences.map(|[text, _]| BaseText::Sentence { lang: "en".into(), text }));
+            }
         }
+        let drill = world.drill(unit, &format!("base {pass}/drill"));
+        english
+            .extend(drill.map(|(asked, found)| {
+                BaseText::Exchange(exchange("drill", &unit.id, ENGLISH, &asked, &found, &found))
+            }));
     }
     english
 }
 
-/// How rarely a unit becomes a sentence of a language's base text.
-fn one_of(unit: &Unit) -> u64 {
-    match unit.family {
-        Family::Summary | Family::Story => NEWS_OF,
-        _ => SENTENCE_OF,
+/// One in how many units of a family stands in a pass of base text: people and cities make many of some.
+fn rarely(family: Family) -> u64 {
+    match family {
+        Family::Summary => 16,
+        Family::Story => 4,
+        _ => 1,
     }
+}
+
+fn drawn(unit: &Unit, seed: u64, salt: &str, one_of: u64) -> bool {
+    hash(seed, &[salt, &unit.id, "base"]).is_multiple_of(one_of)
 }
 
 /// A word into the language and back again, from each of its forms.
 fn translations(world: &World, word: &str, lang: usize) -> Vec<Item> {
-    let Language { code, name, .. } = LANGUAGES[lang];
     let (english, base, inflected) =
         (world.text.base(ENGLISH, word), world.text.base(lang, word), world.text.inflected(lang, word));
-    let exchange = |direction: &str, instruction: String, output: &str| Item {
-        id: format!("translate/{word}/{code}/{direction}"),
-        task: "translate".into(),
-        lang: code.into(),
-        instruction_en: instruction.clone(),
-        instruction,
-        output: output.into(),
-        output_en: english.into(),
-    };
-    let back = |form: &str| format!("{form} in English");
-    let mut items = vec![exchange("to", format!("{english} in {name}"), base), exchange("from", back(base), english)];
+    let mut items = vec![into_language(word, lang, english, base), into_english(word, lang, base, english)];
     if inflected != base {
-        items.push(exchange("from-inflected", back(inflected), english));
+        items.push(into_english(&format!("{word}/inflected"), lang, inflected, english));
     }
     items
+}
+
+fn into_language(id: &str, lang: usize, english: &str, text: &str) -> Item {
+    let asked = format!("In {}: {english}", LANGUAGES[lang].name);
+    exchange("translate", &format!("{id}/to"), lang, &asked, text, english)
+}
+
+fn into_english(id: &str, lang: usize, text: &str, english: &str) -> Item {
+    exchange("translate", &format!("{id}/from"), lang, &format!("In English: {text}"), english, english)
+}
+
+/// An exchange that is of no family.
+fn exchange(task: &str, id: &str, lang: usize, instruction: &str, output: &str, output_en: &str) -> Item {
+    Item {
+        id: format!("{task}/{id}/{}", LANGUAGES[lang].code),
+        task: task.into(),
+        lang: LANGUAGES[lang].code.into(),
+        instruction: instruction.into(),
+        instruction_en: instruction.into(),
+        output: output.into(),
+        output_en: output_en.into(),
+    }
 }
 
 fn shuffle<T>(rows: &mut Vec<T>, seed: u64, salt: &str) {
