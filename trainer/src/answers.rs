@@ -2,7 +2,7 @@
 //!
 //! Only the rows that predict an answer token meet the output head.
 
-use burn::tensor::activation::log_softmax;
+use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{FloatDType, IndexingUpdateOp, Int, Tensor};
 use cctuning::anchor::index;
 use cctuning::checkpoint::{EMBEDDING, OUTPUT_HEAD};
@@ -108,12 +108,15 @@ pub fn backward(
         let (device, n) = (rows.device(), targets.len());
         let rows = precision.round(rows);
         let logits = rows.clone().matmul(head.clone()).cast(FloatDType::F32);
-        let log_probabilities = log_softmax(logits, 1);
+        let probabilities = softmax(logits.clone(), 1);
+        // `ln sum exp` from the largest probability, which is at least one in `vocab_size`: the logits are exponentiated
+        // once, and a target of vanishing probability still has its logit.
+        let log_sum = logits.clone().max_dim(1) - probabilities.clone().max_dim(1).log();
         let chosen: Tensor<2, Int> = index(targets.iter().map(|&id| id as usize), &device).unsqueeze_dim(1);
-        let of_targets = log_probabilities.clone().gather(1, chosen.clone());
+        let of_targets = logits.gather(1, chosen.clone()) - log_sum;
         loss -= of_targets.into_data().iter::<f32>().map(f64::from).sum::<f64>() / scale;
         let minus_one = Tensor::<2>::full([n, 1], -1.0, &device);
-        let cotangent = log_probabilities.exp().scatter(1, chosen, minus_one, IndexingUpdateOp::Add) / scale;
+        let cotangent = probabilities.scatter(1, chosen, minus_one, IndexingUpdateOp::Add) / scale;
         let cotangent = precision.round(cotangent);
         cotangents.push(cotangent.clone().matmul(head.clone().transpose()).cast(FloatDType::F32));
         // In the layout of the parameter it belongs to.

@@ -177,26 +177,32 @@ fn base_text(world: &World, held: &HeldOut, corpus: &Corpus, seed: u64) -> Vec<B
     let mut base = vec![];
     for (lang, language) in LANGUAGES.iter().enumerate().skip(1) {
         let code = language.code;
-        let units = world.units.iter().filter(|unit| unit.family != Family::Choice && !held.contains(lang, unit));
-        for unit in units.filter(|unit| drawn(unit, seed, code, rarely(unit.family))) {
-            for (number, [text, english]) in world.sentences(unit, lang, code).into_iter().enumerate() {
-                let id = format!("{}/{number}", unit.id);
-                base.push(match hash(seed, &[code, &id, "direction"]) % 3 {
-                    0 => BaseText::Sentence { lang: code.into(), text },
-                    1 => BaseText::Exchange(into_language(&id, lang, &english, &text)),
-                    _ => BaseText::Exchange(into_english(&id, lang, &text, &english)),
-                });
+        for unit in world.units.iter().filter(|unit| !held.contains(lang, unit)) {
+            if drawn(unit, seed, code, 2 * rarely(unit.family)) {
+                let sentences = world.sentences(unit, lang, code).into_iter().enumerate();
+                base.extend(
+                    sentences.map(|(number, sentence)| said(&format!("{}/{number}", unit.id), lang, sentence, seed)),
+                );
+            }
+            let salt = format!("{code}/base");
+            if drawn(unit, seed, &salt, 4 * rarely(unit.family)) {
+                let phrasing = hash(seed, &[&salt, &unit.id, "phrasing"]) as usize % HELD_PHRASING;
+                base.push(BaseText::Exchange(world.item(unit, lang, phrasing, &salt, PHRASINGS[phrasing])));
             }
         }
         let words = world.text.words().iter();
         base.extend(words.flat_map(|word| translations(world, word, lang)).map(BaseText::Exchange));
     }
-    let tested: HashSet<_> = corpus.test.iter().chain(&corpus.validation).map(|item| &item.instruction_en).collect();
+    let asked = corpus.test.iter().chain(&corpus.validation);
+    let twins = asked.clone().map(|item| &item.instruction_en);
+    let kept: HashSet<_> = asked.chain(&corpus.train).map(|item| &item.instruction).chain(twins).collect();
+    let fresh = |text: &BaseText| !matches!(text, BaseText::Exchange(item) if kept.contains(&item.instruction));
+    base.retain(fresh);
     let characters = |base: &[BaseText]| base.iter().map(BaseText::characters).sum::<usize>() as f64;
     let mut missing = characters(&base) * ENGLISH_SHARE / (1.0 - ENGLISH_SHARE);
     for pass in 0.. {
         let mut english = english_pass(world, pass, seed);
-        english.retain(|text| !matches!(text, BaseText::Exchange(item) if tested.contains(&item.instruction)));
+        english.retain(fresh);
         missing -= characters(&english);
         base.extend(english);
         if missing <= 0.0 {
@@ -205,6 +211,16 @@ fn base_text(world: &World, held: &HeldOut, corpus: &Corpus, seed: u64) -> Vec<B
     }
     shuffle(&mut base, seed, "base");
     base
+}
+
+/// A sentence of another language: alone, or to be said in it, or to be said in English.
+fn said(id: &str, lang: usize, [text, english]: [String; 2], seed: u64) -> BaseText {
+    let code = LANGUAGES[lang].code;
+    match hash(seed, &[code, id, "direction"]) % 3 {
+        0 => BaseText::Sentence { lang: code.into(), text },
+        1 => BaseText::Exchange(into_language(id, lang, &english, &text)),
+        _ => BaseText::Exchange(into_english(id, lang, &text, &english)),
+    }
 }
 
 /// Something of every family, each pass in other words. Choices and texts come more often, and as drills too: to find
@@ -242,7 +258,7 @@ fn english_pass(world: &World, pass: usize, seed: u64) -> Vec<BaseText> {
 fn rarely(family: Family) -> u64 {
     match family {
         Family::Summary => 16,
-        Family::Story => 4,
+        Family::Story => 2,
         _ => 1,
     }
 }
