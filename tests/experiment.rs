@@ -12,7 +12,7 @@ use std::time::Duration;
 use cctuning::chat::Prompt;
 use trainer::corpus::{self, Corpus, Item};
 use trainer::evaluate::at_most;
-use trainer::experiment::cell::{Answered, Answers, Asked, Measured, Shape};
+use trainer::experiment::cell::{Answered, Answers, Asked, Measured, Shape, Trained};
 use trainer::experiment::in_turn;
 use trainer::experiment::matrix::{Group, Profile, Reading, Setting, Training, cells};
 use trainer::experiment::plan::{Plan, Planned, constants};
@@ -128,6 +128,8 @@ fn the_matrix_begins_with_one_seed_of_the_main_table_and_names_no_cell_twice() {
             assert!(Setting::ALL.into_iter().all(|setting| seeds("", setting) == 5));
             assert_eq!(seeds("pool = mean", Setting::MlSft), 3);
         }
+        let supervised = cells.iter().filter(|cell| cell.training == Training::Dft);
+        assert_eq!(supervised.count(), if profile == Profile::Full { 3 } else { 0 });
     }
 }
 
@@ -149,7 +151,7 @@ fn prompts(n: usize) -> Vec<Asked> {
 fn written(out: &Path, credit: impl Fn(Training, u64, usize, &Asked) -> f64) -> Plan {
     let planned: Vec<Planned> = cells(Profile::Full, 4)
         .into_iter()
-        .filter(|cell| cell.setting == Setting::MlSft && cell.group == Group::Main)
+        .filter(|cell| cell.setting == Setting::MlSft && (cell.group == Group::Main || cell.training == Training::Dft))
         .map(|cell| Planned { id: cell.slug(), cell })
         .collect();
     let constants = ["choice", "question"]
@@ -177,7 +179,8 @@ fn written(out: &Path, credit: impl Fn(Training, u64, usize, &Asked) -> f64) -> 
             cell: cell.clone(),
             device: "none".into(),
             model: Shape { n_layers: 4, d_model: 8, parameters: 100 },
-            trained: None,
+            trained: (cell.training == Training::Dft)
+                .then(|| Trained { distances: Some([[0.4, 0.3], [0.2, 0.1]]), ..Trained::default() }),
             fits: BTreeMap::new(),
             validation: test.clone(),
             test,
@@ -192,9 +195,10 @@ fn written(out: &Path, credit: impl Fn(Training, u64, usize, &Asked) -> f64) -> 
 #[test]
 fn the_report_gives_the_means_and_differences_of_its_cells() {
     let dir = tempfile::tempdir().unwrap();
-    // SFT has every second item right, whatever the seed; CC-Tuning has one in four more.
+    // SFT has every second item right, whatever the seed; CC-Tuning has one in four more, DFT one in eight.
     written(dir.path(), |training, _, at, _| match training {
         Training::Sft => f64::from(at % 2 == 0),
+        Training::Dft => f64::from(at % 2 == 0 || at % 8 == 1),
         _ => f64::from(at % 2 == 0 || at % 4 == 1),
     });
     let evidence = Evidence::read(dir.path()).unwrap();
@@ -217,7 +221,14 @@ fn the_report_gives_the_means_and_differences_of_its_cells() {
     let table = fs::read_to_string(dir.path().join("figures/table-1.csv")).unwrap();
     assert!(table.contains("ML-SFT,SFT,choice,0.5,"), "{table}");
     assert!(results.contains("| most frequent training answer |  | 75.0 | 75.0 | 75.0 |"), "{results}");
-    assert!(results.contains("10 of 10 cells of profile `full` are measured"), "{results}");
+    assert!(results.contains("13 of 13 cells of profile `full` are measured"), "{results}");
+    for row in ["| DFT | 3 | 62.5 | 62.5 [", "| DFT − ML-SFT | 3 |  | +12.5 [", "| CC-Tuning − DFT | 3 |  | +12.5 ["]
+    {
+        assert!(results.contains(row), "{row} is missing from\n{results}");
+    }
+    assert!(results.contains("from 0.4000 to 0.2000 at the bottom layer and from 0.3000 to 0.1000"), "{results}");
+    let table = fs::read_to_string(dir.path().join("figures/dft.csv")).unwrap();
+    assert!(table.contains("ML-SFT,mean,0.5,") && table.contains(",32,3\n"), "{table}");
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn interrupt(child: &Child) {
 #[test]
 fn the_same_seed_writes_the_same_log_and_weights_twice_and_another_seed_does_not() {
     let dir = workplace();
-    for method in ["sft", "cc"] {
+    for method in ["sft", "cc", "dft"] {
         let out = |name: &str| dir.path().join(format!("{method}-{name}"));
         for (name, seed) in [("a", "0"), ("b", "0"), ("c", "1")] {
             let seeds = [format!("cc.seed={seed}"), format!("data.seed={seed}")];

@@ -6,6 +6,7 @@ mod small_model;
 
 mod by_hand;
 mod decoding;
+mod deep_supervision;
 mod fitting;
 mod passes;
 mod ragged;

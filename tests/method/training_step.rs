@@ -21,10 +21,10 @@ use trainer::step::{Economy, Method, StepResult, step, step_with_noise};
 use crate::small_model::{config, model, random_ids, tensors, values};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
-const ONE_BATCH: Economy = Economy { micro_tokens: 1 << 20, recompute: false, precision: Precision::F32 };
+pub const ONE_BATCH: Economy = Economy { micro_tokens: 1 << 20, recompute: false, precision: Precision::F32 };
 
 /// Main rows use ids below 100, English prompts ids from 100 on.
-fn sample(n: usize, lang: &str, english: u64, seed: u64) -> Sample {
+pub fn sample(n: usize, lang: &str, english: u64, seed: u64) -> Sample {
     let prompt = |n: usize, ids, seed| Prompt { ids: random_ids(n, ids, seed), anchor: n - 1, content: 1..n - 1 };
     Sample {
         id: format!("{lang}-{seed}"),
@@ -36,12 +36,12 @@ fn sample(n: usize, lang: &str, english: u64, seed: u64) -> Sample {
 }
 
 /// Seven rows of several lengths; three of them share one English twin.
-fn rows() -> Vec<Sample> {
+pub fn rows() -> Vec<Sample> {
     let english = [1, 2, 1, 3, 4, 1, 5];
     (0..7).map(|i| sample(6 + 3 * (i % 4), "es", english[i], i as u64)).collect()
 }
 
-fn trainable(tied: bool) -> CcModel {
+pub fn trainable(tied: bool) -> CcModel {
     model(&config(Family::Qwen2, tied), 11).train()
 }
 
@@ -49,7 +49,7 @@ fn noise(rows: usize) -> Tensor<2> {
     gumbel_noise(rows, 3, &mut ChaCha8Rng::seed_from_u64(4), &Device::flex().autodiff())
 }
 
-fn gradients(model: &CcModel, result: &StepResult) -> BTreeMap<String, Vec<f32>> {
+pub fn gradients(model: &CcModel, result: &StepResult) -> BTreeMap<String, Vec<f32>> {
     let names = tensors(&model.valid()).into_keys();
     names.filter_map(|name| Some((name.clone(), values(&result.gradients.get(&name)?)))).collect()
 }
@@ -62,7 +62,7 @@ fn run(model: &CcModel, rows: &[Sample], cc: &Cc, economy: Economy) -> (f64, BTr
 
 /// Largest relative L2 distance over all tensors.
 #[track_caller]
-fn assert_same(a: &BTreeMap<String, Vec<f32>>, b: &BTreeMap<String, Vec<f32>>, tolerance: f64, what: &str) {
+pub fn assert_same(a: &BTreeMap<String, Vec<f32>>, b: &BTreeMap<String, Vec<f32>>, tolerance: f64, what: &str) {
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{what}");
     let square = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     let whole = square(&mut b.values().flatten().map(|&x| f64::from(x)));

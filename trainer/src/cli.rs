@@ -24,7 +24,7 @@ use crate::inputs::{CORPUS_SEED, announce, model, samples, training_samples};
 use crate::interrupt::Interrupt;
 use crate::model_folder::{ModelFolder, TRANSFORM_FILE};
 use crate::recipe::{Place, Preset, Recipe};
-use crate::step::Method;
+use crate::step::MethodName;
 use crate::train::{Ended, describe};
 use crate::transplant::{TransplantArgs, transplant};
 use crate::{benchmark_eval, corpus, evaluate, export, fit, generate, hub, interrupt, plan, pretrain, train};
@@ -45,7 +45,7 @@ enum Verb {
     /// Fine-tune one model
     Train {
         #[arg(long, value_enum)]
-        method: MethodArg,
+        method: MethodName,
         #[command(flatten)]
         recipe: RecipeArgs,
     },
@@ -160,12 +160,6 @@ pub struct RecipeArgs {
     /// Overrides one value: `--set optim.lr=1e-4`
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum MethodArg {
-    Sft,
-    Cc,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -292,18 +286,14 @@ fn only_builtin(verb: &str, key: &str, place: &Place) -> Result<()> {
     }
 }
 
-fn train_one(method: MethodArg, recipe: &Recipe) -> Result<bool> {
+fn train_one(method: MethodName, recipe: &Recipe) -> Result<bool> {
     let mut folder = model(recipe, &announce())?;
     folder.settings.anchor = recipe.cc.anchor;
     folder.settings.connection = recipe.cc.connection();
     let samples = training_samples(recipe, &folder)?;
     println!("training on {}", describe(&samples));
-    let method = match method {
-        MethodArg::Sft => Method::Sft,
-        MethodArg::Cc => Method::Cc(&recipe.cc),
-    };
     let out = &recipe.run.out;
-    match train::train("train", folder, &samples, method, recipe, out, &Interrupt::install()?)? {
+    match train::train("train", folder, &samples, method.of(recipe), recipe, out, &Interrupt::install()?)? {
         Ended::Interrupted => Ok(false),
         Ended::Finished(folder) => {
             folder.save_model(&folder.model, &out.join("model"), Storage::F32)?;

@@ -8,7 +8,7 @@ use cctuning::anchor::{Anchor, index};
 use cctuning::cache::KvCache;
 use cctuning::decision_maker::Selection;
 use cctuning::model::{CcModel, TokenBatch};
-use cctuning::tap::{FfnActivations, Injection, Probe, Taps};
+use cctuning::tap::{FfnActivations, Injection, Probe, Site, Taps};
 
 use crate::backward::Pass;
 use crate::batches::micro_batches;
@@ -19,6 +19,15 @@ use crate::step::{Economy, in_parallel};
 
 /// Tokens from which on a common prefix is worth a pass of its own.
 const SHORTEST_PREFIX: usize = 8;
+
+/// The distinct English prompts of a global batch: weights are constant within an optimizer step, so equal prompts are read
+/// once, for all of its micro-batches.
+pub struct Distinct<'s> {
+    /// One row of the batch for each.
+    samples: Vec<&'s Sample>,
+    /// For each row of the batch, its distinct prompt.
+    pub of_row: Vec<usize>,
+}
 
 /// The English side of a global batch.
 pub struct English<'a> {
@@ -40,35 +49,48 @@ pub struct Twins<'m> {
     pass: Option<(Pass<'m>, Tensor<3>)>,
 }
 
-impl<'a> English<'a> {
-    /// Weights are constant within an optimizer step, so equal prompts are read once, for all of its micro-batches.
-    pub fn read(model: &CcModel, batch: &[&Sample], cc: &'a Cc, economy: Economy, noise: Tensor<2>) -> Self {
-        let mut distinct: Vec<&Sample> = Vec::new();
+impl<'s> Distinct<'s> {
+    pub fn of(batch: &[&'s Sample]) -> Self {
+        let mut samples: Vec<&Sample> = Vec::new();
         let mut known: HashMap<&[u32], usize> = HashMap::new();
-        let mut prompt_of = Vec::with_capacity(batch.len());
-        for sample in batch {
-            prompt_of.push(*known.entry(&sample.english.ids).or_insert_with(|| {
-                distinct.push(sample);
-                distinct.len() - 1
+        let mut of_row = Vec::with_capacity(batch.len());
+        for &sample in batch {
+            of_row.push(*known.entry(&sample.english.ids).or_insert_with(|| {
+                samples.push(sample);
+                samples.len() - 1
             }));
         }
-        let activations = (cc.english_grad == EnglishGrad::Detach).then(|| {
-            // No graph, no output head: only what the anchors hold is wanted.
-            let lengths: Vec<usize> = distinct.iter().map(|sample| sample.english.ids.len()).collect();
-            let groups = micro_batches(&lengths, economy.micro_tokens);
-            let prefix = Prefix::read(model, &distinct, economy);
-            let read = in_parallel(economy.threads(model), &groups, |group| {
-                let samples: Vec<&Sample> = group.iter().map(|&row| distinct[row]).collect();
-                activations_after(model, &samples, cc, economy, prefix.as_ref())
-            });
-            // From the order of the groups back to that of the prompts.
-            let mut place = vec![0; distinct.len()];
-            for (at, &row) in groups.iter().flatten().enumerate() {
-                place[row] = at;
-            }
-            Tensor::cat(read, 0).select(0, index(place, &model.device()))
+        Self { samples, of_row }
+    }
+
+    /// What they hold at their anchors. No graph, no output head: nothing else is wanted of them.
+    ///
+    /// # Shapes
+    /// - returns: `[distinct prompts, n_layers, d_model]`
+    pub fn read(&self, model: &CcModel, site: Site, economy: Economy) -> Tensor<3> {
+        let lengths: Vec<usize> = self.samples.iter().map(|sample| sample.english.ids.len()).collect();
+        let groups = micro_batches(&lengths, economy.micro_tokens);
+        let prefix = Prefix::read(model, &self.samples, economy);
+        let read = in_parallel(economy.threads(model), &groups, |group| {
+            let samples: Vec<&Sample> = group.iter().map(|&row| self.samples[row]).collect();
+            activations_after(model, &samples, site, economy, prefix.as_ref())
         });
-        Self { cc, economy, activations, prompt_of, distinct: distinct.len(), noise: noise.inner() }
+        // From the order of the groups back to that of the prompts.
+        let mut place = vec![0; self.samples.len()];
+        for (at, &row) in groups.iter().flatten().enumerate() {
+            place[row] = at;
+        }
+        Tensor::cat(read, 0).select(0, index(place, &model.device()))
+    }
+}
+
+impl<'a> English<'a> {
+    pub fn read(model: &CcModel, batch: &[&Sample], cc: &'a Cc, economy: Economy, noise: Tensor<2>) -> Self {
+        let prompts = Distinct::of(batch);
+        let detached = cc.english_grad == EnglishGrad::Detach;
+        let activations = detached.then(|| prompts.read(model, cc.site, economy));
+        let (distinct, prompt_of) = (prompts.samples.len(), prompts.of_row);
+        Self { cc, economy, activations, prompt_of, distinct, noise: noise.inner() }
     }
 
     /// The activations for some rows of the batch.
@@ -190,7 +212,7 @@ impl Prefix {
 fn activations_after(
     model: &CcModel,
     samples: &[&Sample],
-    cc: &Cc,
+    site: Site,
     economy: Economy,
     prefix: Option<&Prefix>,
 ) -> Tensor<3> {
@@ -199,7 +221,7 @@ fn activations_after(
     let anchor = Anchor::new(samples.iter().map(|sample| sample.english.anchor - start).collect());
     let mut cache = prefix.map(|prefix| prefix.cache.repeated(samples.len()));
     let mut hidden = model.model.embed(TokenBatch::new(&rows, &model.device()).ids);
-    let mut probe = Probe::new(cc.site, anchor.clone());
+    let mut probe = Probe::new(site, anchor.clone());
     let last = model.model.n_layers() - 1;
     for layers in economy.runs(0..last) {
         let blocks = economy.precision.blocks(model, layers.clone());
@@ -212,7 +234,7 @@ fn activations_after(
     let rows = anchor.rows(&hidden);
     let blocks = economy.precision.blocks(model, last..last + 1);
     let mut layers = probe.into_layers();
-    layers.push(cc.site.of(blocks.model.last_rows(hidden, rows, cache.as_mut())));
+    layers.push(site.of(blocks.model.last_rows(hidden, rows, cache.as_mut())));
     Tensor::stack(layers, 1)
 }
 

@@ -13,6 +13,7 @@ pub mod compare;
 pub mod conversation;
 pub mod corpus;
 pub mod data;
+pub mod deep_supervision;
 pub mod device;
 pub mod english;
 pub mod evaluate;

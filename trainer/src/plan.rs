@@ -11,12 +11,13 @@ use cctuning::config::ModelConfig;
 use clap::Args;
 
 use crate::answers::CHUNK;
-use crate::cli::{MethodArg, RecipeArgs};
+use crate::cli::RecipeArgs;
 use crate::memory;
 use crate::model_folder::{load_config, shipped};
 use crate::optim::PIECE;
 use crate::precision::Precision;
 use crate::recipe::{Place, Recipe};
+use crate::step::MethodName;
 
 /// Program, threads, tokenizer and what the allocator keeps.
 const PROGRAM: f64 = 80e6;
@@ -31,7 +32,7 @@ const F32: f64 = 4.0;
 #[derive(Args)]
 pub struct PlanArgs {
     #[arg(long, value_enum, default_value = "cc")]
-    method: MethodArg,
+    method: MethodName,
     /// A config.json, instead of the model that the recipe names
     #[arg(long)]
     config: Option<PathBuf>,
@@ -81,7 +82,7 @@ pub fn run(args: &PlanArgs) -> Result<bool> {
         (None, Place::Path(path)) => load_config(&crate::hub::resolve(path)?)?,
     };
     let threads = if args.gpu { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
-    let plan = plan(&config, &recipe, matches!(args.method, MethodArg::Cc), threads);
+    let plan = plan(&config, &recipe, args.method == MethodName::Cc, threads);
     let available = args.memory.map(|gib| gib * (1u64 << 30) as f64).or(memory::available().map(|bytes| bytes as f64));
     if args.json {
         println!("{}", serde_json::to_string_pretty(&plan)?);

@@ -14,6 +14,7 @@ use cctuning::tap::Site;
 use serde::{Deserialize, Serialize};
 
 pub use crate::data::settings::Data;
+pub use crate::deep_supervision::Dft;
 use crate::overlay;
 use crate::precision::Precision;
 
@@ -25,6 +26,7 @@ pub struct Recipe {
     pub model: Model,
     pub optim: Optim,
     pub cc: Cc,
+    pub dft: Dft,
     pub transform: Transform,
     pub eval: Eval,
     pub run: Run,
@@ -354,7 +356,7 @@ impl Recipe {
 
     /// What the range of `key` is, if its value lies outside.
     fn range_fault(&self, key: &str) -> Option<&'static str> {
-        let Self { data, optim, cc, transform, eval, run, .. } = self;
+        let Self { data, optim, cc, dft, transform, eval, run, .. } = self;
         let above_0 = |value: f64| (value.is_finite() && value > 0.0, "a number above 0");
         let from_0 = |value: f64| (value.is_finite() && value >= 0.0, "a number of 0 or more");
         let below_1 = |value: f64| ((0.0..1.0).contains(&value), "a number from 0 to below 1");
@@ -376,6 +378,9 @@ impl Recipe {
             "cc.tau_end" => from_0(cc.tau_end),
             "cc.alpha" => (cc.alpha.is_finite(), "a finite number"),
             "cc.decision_lr_mult" => from_0(cc.decision_lr_mult),
+            "dft.bottom" => below_1(dft.bottom),
+            "dft.middle" => below_1(dft.middle),
+            "dft.weight" => from_0(dft.weight),
             "transform.pairs" => from_1(transform.pairs),
             "transform.ridge" => from_0(transform.ridge),
             "transform.holdout" => below_1(transform.holdout),

@@ -13,6 +13,7 @@ use cctuning::anchor::{Anchor, index};
 use cctuning::decision_maker::gumbel_noise;
 use cctuning::model::CcModel;
 use cctuning::tap::{Injection, Site, Taps};
+use clap::ValueEnum;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -20,10 +21,11 @@ use serde::Serialize;
 use crate::answers::{self, answer_row_numbers, answer_rows, main_tokens};
 use crate::backward::Pass;
 use crate::batches::micro_batches;
+use crate::deep_supervision::{DeepSupervision, Dft};
 use crate::english::{Connected, English};
 use crate::optim::Gradients;
 use crate::precision::Precision;
-use crate::recipe::{Cc, Optim};
+use crate::recipe::{Cc, Optim, Recipe};
 use crate::sample::Sample;
 
 /// What is trained.
@@ -33,6 +35,30 @@ pub enum Method<'a> {
     Sft,
     /// CC-Tuning.
     Cc(&'a Cc),
+    /// Deep supervision by the English twin.
+    Dft(&'a Dft),
+}
+
+/// A method by the name that a person gives it.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum MethodName {
+    /// Plain supervised fine-tuning
+    Sft,
+    /// CC-Tuning: `[cc]` of the recipe
+    Cc,
+    /// Deep supervision by the English twin (arXiv 2503.01275): `[dft]` of the recipe
+    Dft,
+}
+
+impl MethodName {
+    /// The method with a recipe's settings.
+    pub fn of(self, recipe: &Recipe) -> Method<'_> {
+        match self {
+            Self::Sft => Method::Sft,
+            Self::Cc => Method::Cc(&recipe.cc),
+            Self::Dft => Method::Dft(&recipe.dft),
+        }
+    }
 }
 
 /// How a step saves memory. It decides how fast a step is; of its result only `precision` decides more than rounding.
@@ -47,12 +73,14 @@ pub struct Economy {
 
 /// Loss and gradients of a global batch, and what the connection did.
 pub struct StepResult {
-    /// Mean loss per answer token.
+    /// Mean cross-entropy per answer token.
     pub loss: f64,
     pub gradients: Gradients,
     /// Tokens of the main passes, padding aside.
     pub tokens: usize,
     pub connection: Option<ConnectionStats>,
+    /// Mean cosine distance to the English twin at the supervised layers, not part of `loss`.
+    pub distances: Option<[f64; 2]>,
 }
 
 /// How the Decision Maker chose in one step.
@@ -101,14 +129,14 @@ impl From<&Optim> for Economy {
 /// Loss and gradients of `batch` at step number `step`, which with the recipe's seed decides the Gumbel noise.
 pub fn step(model: &CcModel, batch: &[&Sample], method: Method, economy: Economy, step: usize) -> StepResult {
     let seed = match method {
-        Method::Sft => 0,
+        Method::Sft | Method::Dft(_) => 0,
         Method::Cc(cc) => cc.seed,
     };
     let noise = gumbel_noise(batch.len(), model.model.n_layers(), &mut noise_rng(seed, step), &model.device());
     step_with_noise(model, batch, method, economy, noise)
 }
 
-/// [`step`] over given Gumbel noise `[batch, n_layers]`, which [`Method::Sft`] does not look at.
+/// [`step`] over given Gumbel noise `[batch, n_layers]`, which only [`Method::Cc`] looks at.
 pub fn step_with_noise(
     model: &CcModel,
     batch: &[&Sample],
@@ -118,26 +146,29 @@ pub fn step_with_noise(
 ) -> StepResult {
     let answer_tokens: usize = batch.iter().map(|sample| sample.answer.len()).sum();
     let model = &model.valid();
-    let english = match method {
-        Method::Sft => None,
-        Method::Cc(cc) => Some(English::read(model, batch, cc, economy, noise)),
-    };
+    let mut window = Window { english: None, supervision: None, economy, scale: answer_tokens as f64 };
+    match method {
+        Method::Sft => {}
+        Method::Cc(cc) => window.english = Some(English::read(model, batch, cc, economy, noise)),
+        Method::Dft(dft) => window.supervision = Some(DeepSupervision::read(model, batch, dft, economy)),
+    }
     let lengths: Vec<usize> = batch.iter().map(|sample| sample.len()).collect();
     let mut result = StepResult {
         loss: 0.0,
         gradients: Gradients::default(),
         tokens: lengths.iter().sum(),
-        connection: english.as_ref().map(|e| ConnectionStats {
+        connection: window.english.as_ref().map(|e| ConnectionStats {
             selected: vec![0; model.model.n_layers()],
             entropy: 0.0,
             vector_norm: 0.0,
             stream_norm: None,
             english_share: e.distinct as f64 / batch.len() as f64,
         }),
+        distances: window.supervision.as_ref().map(|_| [0.0; 2]),
     };
     let micro = |rows: &[usize], gradients: &mut Gradients| {
         let samples: Vec<&Sample> = rows.iter().map(|&row| batch[row]).collect();
-        micro_step(model, &samples, rows, english.as_ref(), economy, answer_tokens as f64, gradients)
+        micro_step(model, &samples, rows, &window, gradients)
     };
     let micro_batches = micro_batches(&lengths, economy.micro_tokens);
     let threads = economy.threads(model);
@@ -156,38 +187,57 @@ pub fn step_with_noise(
             })
             .collect(),
         };
-        for (loss, connected) in done {
+        for Told { loss, connection, distances } in done {
             result.loss += loss;
-            if let (Some(stats), Some(connected)) = (&mut result.connection, connected) {
-                connected.add_to(stats, batch.len());
+            if let (Some(stats), Some(connection)) = (&mut result.connection, connection) {
+                connection.add_to(stats, batch.len());
+            }
+            if let (Some(all), Some(some)) = (&mut result.distances, distances) {
+                *all = [all[0] + some[0], all[1] + some[1]];
             }
         }
     }
     result
 }
 
-/// What a micro-batch says of its connection.
+/// What all micro-batches of a step have before them.
+struct Window<'a> {
+    english: Option<English<'a>>,
+    supervision: Option<DeepSupervision>,
+    economy: Economy,
+    /// Answer tokens of the global batch.
+    scale: f64,
+}
+
+/// What a micro-batch says of itself: its part of the loss, and of the distances.
 struct Told {
+    loss: f64,
+    connection: Option<Connection>,
+    distances: Option<[f64; 2]>,
+}
+
+/// What a micro-batch says of its connection.
+struct Connection {
     connected: Connected,
     /// The stream that the vectors were added to: `[batch, d_model]`.
     stream: Option<Tensor<2>>,
 }
 
-/// Loss of some rows over `scale`; their gradients are added to `gradients`.
+/// A pass of some rows and back; their gradients are added to `gradients`.
 fn micro_step(
     model: &CcModel,
     samples: &[&Sample],
     rows: &[usize],
-    english: Option<&English>,
-    economy: Economy,
-    scale: f64,
+    window: &Window,
     gradients: &mut Gradients,
-) -> (f64, Option<Told>) {
+) -> Told {
+    let Window { english, supervision, economy, scale } = window;
     // Leaves of its own: Burn joins graphs that share any, and two threads working on a joined graph lock each other out.
     let model = &model.clone().train();
     let tokens = main_tokens(model, samples);
-    let twins = english.map(|english| english.twins(model, samples, rows));
-    let connected = english.zip(twins.as_ref()).map(|(e, twins)| e.connect(model, samples, rows, &tokens, twins));
+    let twins = english.as_ref().map(|english| english.twins(model, samples, rows));
+    let connected =
+        english.as_ref().zip(twins.as_ref()).map(|(e, twins)| e.connect(model, samples, rows, &tokens, twins));
     // The way back stops at the vector and goes on from it once the main pass is done.
     let injection = connected.as_ref().map(|Connected { injection, .. }| Injection {
         vector: injection.vector.clone().detach().require_grad(),
@@ -196,8 +246,8 @@ fn micro_step(
     let embedded = model.model.embed(tokens.ids.clone());
     let last = model.model.n_layers() - 1;
     let anchor = Anchor::new(samples.iter().map(|sample| sample.prompt.anchor).collect());
-    let probed = injection.is_some().then_some((Site::Block, anchor));
-    let Economy { recompute, precision, .. } = economy;
+    let probed = (injection.is_some() || supervision.is_some()).then_some((Site::Block, anchor));
+    let Economy { recompute, precision, .. } = *economy;
     let pass =
         Pass::forward(model, embedded.clone().inner(), 0..last, recompute, precision, injection.as_ref(), probed);
 
@@ -216,14 +266,15 @@ fn micro_step(
         }
     };
     let targets: Vec<u32> = answers::targets(samples).collect();
-    let (loss, cotangent) = answers::backward(model, precision, wanted.clone().inner(), &targets, scale, gradients);
+    let (loss, cotangent) = answers::backward(model, precision, wanted.clone().inner(), &targets, *scale, gradients);
     let mut tape = (wanted * Tensor::from_inner(cotangent)).sum().backward();
     let cotangent = hidden.grad_remove(&mut tape).expect("the stream is a leaf of this graph");
     let in_last = injection.as_ref().and_then(|injection| injection.vector.grad_remove(&mut tape));
     gradients.take(model, tape);
 
     let stream = injection.as_ref().and_then(|injection| pass.read().get(injection.layer).cloned());
-    let (cotangent, vector) = pass.backward(Some(cotangent), &[], gradients);
+    let (distances, of_read) = supervision.as_ref().map(|supervision| supervision.judge(pass.read(), rows)).unzip();
+    let (cotangent, vector) = pass.backward(Some(cotangent), &of_read.unwrap_or_default(), gradients);
     let mut objective = (embedded * Tensor::from_inner(cotangent)).sum();
     if let (Some(connected), Some(vector)) = (&connected, vector.or(in_last)) {
         objective = objective + (connected.injection.vector.clone() * Tensor::from_inner(vector)).sum();
@@ -234,10 +285,10 @@ fn micro_step(
     if let Some(objective) = of_english {
         gradients.take(model, objective.backward());
     }
-    (loss, connected.map(|connected| Told { connected, stream }))
+    Told { loss, connection: connected.map(|connected| Connection { connected, stream }), distances }
 }
 
-impl Told {
+impl Connection {
     fn add_to(self, stats: &mut ConnectionStats, batch: usize) {
         let Connected { injection, logits, weights } = self.connected;
         let n_layers = stats.selected.len();

@@ -52,6 +52,9 @@ struct Entry {
     tokens_per_second: f64,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     connection: Option<ConnectionStats>,
+    /// To the English twin, at the bottom and the middle layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    distances: Option<[f64; 2]>,
 }
 
 /// How a training run ended.
@@ -117,7 +120,7 @@ pub fn train(
         let batch: Vec<&Sample> = order.batch(at).iter().map(|&row| &samples[row]).collect();
         let cc;
         let now = match method {
-            Method::Sft => method,
+            Method::Sft | Method::Dft(_) => method,
             Method::Cc(settings) => {
                 cc = settings.at(at, total);
                 Method::Cc(&cc)
@@ -146,6 +149,7 @@ pub fn train(
                 tokens: result.tokens,
                 tokens_per_second: result.tokens as f64 / started.elapsed().as_secs_f64(),
                 connection: result.connection,
+                distances: result.distances,
             })?;
         }
         progress.step(done, result.loss as f32, result.tokens);
@@ -181,6 +185,7 @@ fn fingerprint(recipe: &Recipe, method: Method, folder: &ModelFolder, samples: &
     let method = match method {
         Method::Sft => "sft",
         Method::Cc(_) => "cc",
+        Method::Dft(_) => "dft",
     };
     let recipe =
         Recipe { run: Default::default(), eval: Default::default(), transform: Default::default(), ..recipe.clone() };
@@ -213,8 +218,22 @@ fn held(config: &ModelConfig, recipe: &Recipe, method: Method, samples: &[Sample
 
 /// What the recipe alone cannot know: whether rows and layer exist in this model.
 fn fits(config: &ModelConfig, context: usize, samples: &[Sample], method: Method) -> Result<()> {
-    if let Method::Cc(cc) = method {
-        cc.connection().check(config.n_layers).context("[cc] of the recipe")?;
+    match method {
+        Method::Sft => {}
+        Method::Cc(cc) => cc.connection().check(config.n_layers).context("[cc] of the recipe")?,
+        // What is read of the last block no further layer would use.
+        Method::Dft(dft) => {
+            let ([bottom, middle], n) = (dft.layers(config.n_layers), config.n_layers);
+            if bottom.max(middle) + 1 >= n {
+                bail!(
+                    "[dft] of the recipe: `dft.bottom` = {} and `dft.middle` = {} are the blocks {} and {} of {n}, expected two before the last; set lower shares",
+                    dft.bottom,
+                    dft.middle,
+                    bottom + 1,
+                    middle + 1
+                );
+            }
+        }
     }
     for sample in samples {
         let longest = sample.len().max(sample.english.ids.len());

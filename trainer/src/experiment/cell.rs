@@ -47,6 +47,10 @@ pub struct Trained {
     /// By step.
     pub losses: Vec<f64>,
     pub choice: Option<Chosen>,
+    /// Mean cosine distance to the English twin over the first and the last tenth of the steps, at the bottom and the
+    /// middle layer of deep supervision.
+    #[serde(default)]
+    pub distances: Option<[[f64; 2]; 2]>,
 }
 
 /// How the Decision Maker chose in training.

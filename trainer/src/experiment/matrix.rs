@@ -20,7 +20,7 @@ pub enum Profile {
 pub enum Group {
     /// Table 1: the data settings, each with and without CC-Tuning
     Main,
-    /// Beside training: the base as it is, and XTransplant
+    /// Beside ML-SFT and CC-Tuning: the base as it is, and deep supervision (DFT)
     Reference,
     /// Who chooses the layer (Figure 3)
     Pool,
@@ -49,6 +49,8 @@ pub enum Training {
     Nothing,
     Sft,
     Cc,
+    /// Deep supervision by the English twin (arXiv 2503.01275).
+    Dft,
 }
 
 /// How a model is asked.
@@ -160,6 +162,7 @@ impl Training {
             Self::Nothing => "base",
             Self::Sft => "SFT",
             Self::Cc => "CC-Tuning",
+            Self::Dft => "DFT",
         }
     }
 }
@@ -255,6 +258,7 @@ impl Cell {
             Training::Nothing => "base",
             Training::Sft => "sft",
             Training::Cc => "cc",
+            Training::Dft => "dft",
         };
         let variant: String = self.variant.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let parts = [self.setting.slug(), training, variant.trim_matches('-')];
@@ -286,6 +290,10 @@ pub fn cells(profile: Profile, n_layers: usize) -> Vec<Cell> {
     let most = Setting::ALL.map(|setting| profile.seeds(setting)).into_iter().max().unwrap_or(0);
     cells.extend((1..most).flat_map(both));
     for seed in 0..profile.ablation_seeds() {
+        // The quick profile has no minute left for it.
+        if profile == Profile::Full {
+            cells.push(Cell::new(Group::Reference, Setting::MlSft, Training::Dft, seed));
+        }
         cells.extend(ablations(n_layers).into_iter().filter(|found| profile.ablates(found)).map(
             |(group, key, value)| {
                 let mut cell = Cell::new(group, Setting::MlSft, Training::Cc, seed);

@@ -115,6 +115,7 @@ impl Place<'_> {
             Training::Nothing => return Ok(Some((folder.model.clone(), None))),
             Training::Sft => Method::Sft,
             Training::Cc => Method::Cc(&recipe.cc),
+            Training::Dft => Method::Dft(&recipe.dft),
         };
         let Some(rows) = self.rows(recipe, setting)? else { return Ok(None) };
         let samples = inputs::samples(recipe, folder, &rows)?;
@@ -216,13 +217,20 @@ impl Trained {
             trained.seconds += tokens / number(entry, "tokens_per_second").max(1e-9);
             trained.losses.push((number(entry, "loss") * 1e5).round() / 1e5);
         }
-        let connected: Vec<&Value> = entries.iter().filter(|entry| entry.get("entropy").is_some()).collect();
-        let part = connected.len().div_ceil(10);
-        if part == 0 {
+        let part = entries.len().div_ceil(10);
+        let (first, last) = (&entries[..part], &entries[entries.len() - part..]);
+        // A method says the same of itself at every step.
+        let says = |key: &str| entries.first().is_some_and(|entry| entry.get(key).is_some());
+        if says("distances") {
+            let mean = |of: &[Value], layer: usize| {
+                of.iter().filter_map(|entry| entry["distances"][layer].as_f64()).sum::<f64>() / part as f64
+            };
+            trained.distances = Some([first, last].map(|part| [mean(part, 0), mean(part, 1)]));
+        }
+        if !says("entropy") {
             return Ok(trained);
         }
-        let (first, last) = (&connected[..part], &connected[connected.len() - part..]);
-        let mean = |of: &[&Value], key: &str| of.iter().map(|entry| number(entry, key)).sum::<f64>() / part as f64;
+        let mean = |of: &[Value], key: &str| of.iter().map(|entry| number(entry, key)).sum::<f64>() / part as f64;
         let mut selected: Vec<usize> = Vec::new();
         for counts in last.iter().filter_map(|entry| entry["selected"].as_array()) {
             selected.resize(counts.len(), 0);

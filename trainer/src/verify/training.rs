@@ -64,7 +64,7 @@ fn steps(fixture: &Fixture, report: &mut Report, run: &str, method: Method, clip
     let rows = fixture.samples.len();
     for at in 0..=STEPS {
         let noise = match method {
-            Method::Sft => Tensor::zeros([rows, fixture.config.n_layers], &fixture.device),
+            Method::Sft | Method::Dft(_) => Tensor::zeros([rows, fixture.config.n_layers], &fixture.device),
             Method::Cc(cc) => {
                 let noise = fixture.input("traj.noise")?.narrow(0, at * rows, rows);
                 let selection = Selection::Gumbel { noise: noise.clone(), tau: 1.0 };

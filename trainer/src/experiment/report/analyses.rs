@@ -65,7 +65,7 @@ pub fn losses(evidence: &Evidence) -> Section {
     let mut text = format!("{}\n\n", command(&evidence.plan.command, "main"));
     let (mut files, mut data) = (Vec::new(), Vec::new());
     for setting in Setting::ALL {
-        let lines: Vec<(Training, Vec<(f64, f64)>)> = [Training::Sft, Training::Cc]
+        let lines: Vec<(Training, Vec<(f64, f64)>)> = [Training::Sft, Training::Cc, Training::Dft]
             .into_iter()
             .filter_map(|training| Some((training, smooth(evidence.of(setting, training, "").first()?))))
             .collect();

@@ -4,6 +4,7 @@
 mod ablations;
 mod analyses;
 mod choice;
+mod deep_supervision;
 mod evidence;
 mod main_table;
 mod markdown;
@@ -44,6 +45,7 @@ pub fn write(out: &Path) -> Result<()> {
     sections.extend([transform::matrix_against_twin(&evidence), transform::layers(&evidence)]);
     sections.extend([times::training(&evidence), times::inference(&evidence)]);
     sections.extend([ablations::pooling(&evidence), ablations::sites(&evidence), ablations::others(&evidence)]);
+    sections.push(deep_supervision::compared(&evidence));
     sections.extend([analyses::pairs(&evidence), analyses::losses(&evidence), analyses::states(&evidence)]);
     sections.extend([choice::layers(&evidence), choice::connection(&evidence), analyses::transplants(&evidence)]);
     sections.push(everything(&evidence));
