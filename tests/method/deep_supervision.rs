@@ -10,6 +10,7 @@ use cctuning::model::{CcModel, TokenBatch};
 use cctuning::tap::Site;
 use trainer::answers::{answer_loss, main_tokens};
 use trainer::optim::{AdamW, Gradients};
+use trainer::precision::Precision;
 use trainer::recipe::{Dft, Optim, Recipe};
 use trainer::sample::Sample;
 use trainer::step::{Economy, Method, step};
@@ -125,6 +126,8 @@ fn neither_the_cut_into_micro_batches_nor_computing_layers_again_changes_the_gra
             let [a, b] = [found, whole.clone()].map(|found| found.distances.unwrap());
             assert!((a[0] - b[0]).abs() + (a[1] - b[1]).abs() < 1e-6, "{a:?} {b:?}");
         }
+        let rounded = run(&model, &rows, Method::Dft(&DFT), Economy { precision: Precision::Bf16, ..ONE_BATCH });
+        assert_same(&rounded.gradients, &whole.gradients, 6e-2, "bf16 beside f32");
     }
 }
 
