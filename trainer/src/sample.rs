@@ -24,14 +24,14 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Tokens a training pass reads: everything but the last, which is only predicted.
-    pub fn len(&self) -> usize {
-        self.prompt.ids.len() + self.answer.len() - 1
-    }
-
     /// Whether the English twin is another prompt: it is not in an English row, nor in one that asks in English.
     pub fn has_twin(&self) -> bool {
         !is_english(&self.lang) && self.prompt.ids != self.english.ids
+    }
+
+    /// Tokens a training pass reads: everything but the last, which is only predicted.
+    pub fn len(&self) -> usize {
+        self.prompt.ids.len() + self.answer.len() - 1
     }
 
     /// The task family of a row of the shipped corpus, which its id begins with; empty for any other row.
