@@ -12,7 +12,8 @@ use trainer::corpus::family::World;
 use trainer::corpus::split::HeldOut;
 use trainer::corpus::{BaseText, Corpus, Item, generate};
 
-pub const SEED: u64 = 20250602;
+/// The shipped corpus.
+pub const SEED: u64 = trainer::inputs::CORPUS_SEED;
 
 pub fn corpus() -> &'static Corpus {
     static CORPUS: LazyLock<Corpus> = LazyLock::new(|| generate(SEED).expect("the shipped tables are sound"));

@@ -45,9 +45,10 @@ fn a_held_out_capital_never_stands_in_one_line_with_its_country() {
     let (corpus, world, held) = (corpus(), world(), held());
     for (lang, language) in LANGUAGES.iter().enumerate().skip(1) {
         // A translated word states no fact: Mexique is Mexico in English, and Mexico is Mexico City in French. Of a
-        // translated sentence only the language's own side is looked at.
+        // translated sentence only the language's own side is looked at. A text about a person draws what it says by lot, and
+        // a language may be called as its country is.
         let lines: Vec<String> = seen_texts(corpus, language.code)
-            .filter(|(id, ..)| !id.starts_with("translate/word/"))
+            .filter(|(id, ..)| !id.starts_with("translate/word/") && !id.starts_with("reading/"))
             .map(|(id, text, answer)| match id.starts_with("translate/") {
                 true if id.contains("/to/") => answer.to_owned(),
                 true => text.to_owned(),
