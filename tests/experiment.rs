@@ -1,6 +1,8 @@
 //! Proves that a matrix of trainings measures the same twice, goes on where it was killed, never takes a cell for another
 //! one's, and that its report says what its cells say.
 
+#[path = "experiment/items.rs"]
+mod items;
 mod small_model;
 
 use std::collections::BTreeMap;
@@ -9,17 +11,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use cctuning::chat::Prompt;
 use trainer::corpus::{self, Corpus, Item};
-use trainer::evaluate::at_most;
 use trainer::experiment::cell::{Answered, Answers, Asked, Measured, Shape, Trained};
-use trainer::experiment::in_turn;
 use trainer::experiment::matrix::{Group, Profile, Reading, Setting, Training, cells};
 use trainer::experiment::plan::{Plan, Planned, constants};
 use trainer::experiment::report::{self, Evidence, Scores, constant_answer};
 use trainer::experiment::tsne::tsne;
-use trainer::sample::Sample;
-use trainer::statistics::{Weighed, crossed};
+use trainer::statistics::{Weighed, crossed, signs};
 
 /// Two short trainings of a random model: the group `site`, cut as short as it goes.
 fn experiment(dir: &Path, out: &str, more: &[&str]) -> Command {
@@ -139,9 +137,9 @@ fn prompts(n: usize) -> Vec<Asked> {
     for (family, lang) in ["choice", "question"].into_iter().flat_map(|f| ["en", "es", "sw"].map(|lang| (f, lang))) {
         for at in 0..n {
             let kind = if at % 2 == 0 { "fact" } else { "phrasing" };
-            let id = format!("{family}/{at}/{lang}/{kind}");
-            let gold = if at % 4 == 0 { "B" } else { "A" };
-            prompts.push(Asked { id, lang: lang.into(), family: family.into(), kind: kind.into(), gold: gold.into() });
+            let (id, fact) = (format!("{family}/{at}/{lang}/{kind}"), format!("{family}/{at}"));
+            let gold = if at % 4 == 0 { "B" } else { "A" }.to_string();
+            prompts.push(Asked { id, lang: lang.into(), family: family.into(), kind: kind.into(), fact, gold });
         }
     }
     prompts
@@ -210,9 +208,9 @@ fn the_report_gives_the_means_and_differences_of_its_cells() {
     let difference = cc.minus(&sft);
     assert_eq!((difference.items, difference.seeds), (32, 5));
     assert!((difference.estimate.mean - 0.25).abs() < 1e-12, "{difference:?}");
-    assert!(difference.estimate.low > 0.0 && difference.estimate.high < 0.5, "{difference:?}");
-    // Eight items are better and none is worse: 2 / 2^8.
-    assert!((difference.p - 2.0 / 256.0).abs() < 1e-12, "{difference:?}");
+    assert!(difference.estimate.low > 0.0 && difference.estimate.high < 0.6, "{difference:?}");
+    // Four facts, two of each family, are better in both languages and none is worse: 2 / 2^4.
+    assert!((difference.p - 2.0 / 16.0).abs() < 1e-12, "{difference:?}");
 
     report::write(dir.path()).unwrap();
     let results = fs::read_to_string(dir.path().join(report::RESULTS_FILE)).unwrap();
@@ -221,6 +219,7 @@ fn the_report_gives_the_means_and_differences_of_its_cells() {
     let table = fs::read_to_string(dir.path().join("figures/table-1.csv")).unwrap();
     assert!(table.contains("ML-SFT,SFT,choice,0.5,"), "{table}");
     assert!(results.contains("| most frequent training answer |  | 75.0 | 75.0 | 75.0 |"), "{results}");
+    assert!(results.contains("| facts they ask about |  | 8 | 8 | 16 |"), "{results}");
     assert!(results.contains("13 of 13 cells of profile `full` are measured"), "{results}");
     for row in ["| DFT | 3 | 62.5 | 62.5 [", "| DFT − ML-SFT | 3 |  | +12.5 [", "| CC-Tuning − DFT | 3 |  | +12.5 ["]
     {
@@ -247,19 +246,19 @@ fn seeds_that_contradict_each_other_leave_a_difference_in_doubt() {
 #[test]
 fn intervals_over_items_and_runs_are_as_wide_as_theory_says() {
     let n = 400;
-    let item = Weighed { block: 0, weight: 1.0 };
+    let alone: Vec<Weighed> = (0..n).map(|cluster| Weighed { block: 0, cluster, weight: 1.0 }).collect();
     let run: Vec<f64> = (0..n).map(|at| f64::from(at % 4 == 0)).collect();
-    let one = crossed(std::slice::from_ref(&run), &vec![item; n], 1);
+    let one = crossed(std::slice::from_ref(&run), &alone, 1);
     let expected = (0.25f64 * 0.75 / (n - 1) as f64).sqrt();
     assert!((one.stderr / expected - 1.0).abs() < 0.1, "{} for {expected}", one.stderr);
     assert!((one.mean - 0.25).abs() < 1e-12);
     // Two runs without any spread of items: the standard error of a mean of two.
-    let two = crossed(&[vec![0.0; 9], vec![1.0; 9]], &[item; 9], 1);
+    let two = crossed(&[vec![0.0; 9], vec![1.0; 9]], &alone[..9], 1);
     assert!((two.stderr - 0.5).abs() < 0.05, "{two:?}");
-    assert_eq!(one, crossed(&[run], &vec![item; n], 1), "the same seed draws the same");
+    assert_eq!(one, crossed(&[run], &alone, 1), "the same seed draws the same");
     assert!(crossed(&[], &[], 1).mean.is_nan());
     // Weights are kept whatever is drawn.
-    let weighed = [Weighed { block: 0, weight: 3.0 }, Weighed { block: 1, weight: 1.0 }];
+    let weighed = [(0, 3.0), (1, 1.0)].map(|(block, weight)| Weighed { block, cluster: block, weight });
     assert_eq!(crossed(&[vec![1.0, 0.0]], &weighed, 1).low, 0.75);
 }
 
@@ -290,7 +289,7 @@ fn the_constant_answer_is_the_most_frequent_of_training_and_earns_its_share_of_t
         .iter()
         .map(|item| {
             let Item { id, lang, task, output, .. } = item.clone();
-            Asked { id, lang, family: task, kind: String::new(), gold: output }
+            Asked { id, lang, family: task, kind: String::new(), fact: item.unit().into(), gold: output }
         })
         .collect();
     for (family, options) in [("entailment", 3.0), ("story", 2.0), ("choice", 4.0)] {
@@ -300,20 +299,38 @@ fn the_constant_answer_is_the_most_frequent_of_training_and_earns_its_share_of_t
 }
 
 #[test]
-fn a_limit_of_each_family_takes_both_kinds_in_turn() {
-    let items: Vec<Item> =
-        (0..8).flat_map(|at| ["choice", "story"].map(|family| item(family, "es", at, "A"))).collect();
-    let taken: Vec<String> = in_turn(&items, 3).into_iter().map(|item| item.id.clone()).collect();
-    let expected = [
-        "choice/0/es/fact",
-        "story/0/es/fact",
-        "choice/1/es/phrasing",
-        "story/1/es/phrasing",
-        "choice/2/es/fact",
-        "story/2/es/fact",
-    ];
-    assert_eq!(taken, expected);
-    assert_eq!(in_turn(&items, 0).len(), items.len());
+fn items_of_one_fact_are_one_piece_of_evidence_and_intervals_say_so() {
+    // A hundred facts, a quarter of them known, each asked in twenty languages: 2,000 items, but 100 draws of a coin.
+    let run: Vec<f64> = (0..2000).map(|at| f64::from((at / 20) % 4 == 0)).collect();
+    let of = |cluster: &dyn Fn(usize) -> usize| {
+        let items: Vec<Weighed> =
+            (0..2000).map(|at| Weighed { block: at % 2, cluster: cluster(at), weight: 1.0 }).collect();
+        (crossed(std::slice::from_ref(&run), &items, 1), signs(std::slice::from_ref(&run), &items).only_b)
+    };
+    let (together, facts) = of(&|at| at / 20);
+    let (apart, items) = of(&|at| at);
+    assert_eq!((together.mean, apart.mean, facts, items), (0.25, 0.25, 25, 500));
+    let expected = (0.25f64 * 0.75 / 99.0).sqrt();
+    assert!((together.stderr / expected - 1.0).abs() < 0.1, "{} for {expected}", together.stderr);
+    assert!(together.stderr > 4.0 * apart.stderr, "{together:?} {apart:?}");
+    assert!(together.high - together.low > 4.0 * (apart.high - apart.low));
+}
+
+#[test]
+fn the_report_draws_a_fact_with_all_its_languages() {
+    let width = |spread: &dyn Fn(&Asked) -> usize| {
+        let dir = tempfile::tempdir().unwrap();
+        written(dir.path(), |_, _, _, asked| f64::from(spread(asked) % 2 == 0));
+        let evidence = Evidence::read(dir.path()).unwrap();
+        let cells = evidence.of(Setting::MlSft, Training::Sft, "");
+        let found = Scores::of(&cells, Reading::None, |asked| asked.lang != "en").estimate();
+        assert!((found.mean - 0.5).abs() < 1e-12);
+        found.high - found.low
+    };
+    let number = |asked: &Asked| asked.fact.rsplit('/').next().unwrap().parse::<usize>().unwrap();
+    // Half of the items are right either way: all languages on the same facts, or each on facts of its own.
+    let (same, crosswise) = (width(&number), width(&|asked| number(asked) + usize::from(asked.lang == "es")));
+    assert!(same > 0.2 && crosswise < 1e-9, "{same} {crosswise}");
 }
 
 #[test]
@@ -330,13 +347,20 @@ fn the_plane_keeps_clusters_apart_and_is_the_same_for_the_same_seed() {
 }
 
 #[test]
-fn a_limit_counts_rows_that_are_in_no_family_by_their_language() {
-    let row = |id: &str| {
-        let prompt = Prompt { ids: vec![1], anchor: 0, content: 0..1 };
-        Sample { id: id.into(), lang: "es".into(), english: prompt.clone(), prompt, answer: vec![2] }
-    };
-    let own = ["1", "2", "mine/3"].map(row).to_vec();
-    assert_eq!(at_most(2, own).len(), 2);
-    let families = ["story/1", "story/2", "choice/1"].map(row).to_vec();
-    assert_eq!(at_most(1, families).len(), 2);
+fn ablations_that_a_profile_leaves_out_are_named_and_not_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = written(dir.path(), |_, _, _, _| 1.0);
+    plan.profile = Profile::Quick;
+    plan.command = "trainer experiment --profile quick --set a=1".into();
+    plan.write(dir.path()).unwrap();
+    report::write(dir.path()).unwrap();
+    let results = fs::read_to_string(dir.path().join(report::RESULTS_FILE)).unwrap();
+    for only in ["pool", "site", "english-grad", "e"] {
+        let command = format!("`trainer experiment --profile full --set a=1 --only {only}`");
+        assert!(results.contains(&format!("Profile `quick` does not measure this; {command} does.")), "{results}");
+    }
+    assert!(!results.contains("figure-3.svg"));
+    for name in ["figure-3.svg", "figure-4.svg", "ablation-e.csv"] {
+        assert!(!dir.path().join("figures").join(name).exists(), "{name}");
+    }
 }

@@ -19,7 +19,7 @@ use serde_json::Value;
 use shared_data::shared;
 use trainer::benchmarks::{Benchmark, Item, load};
 use trainer::scorers::{self, choice, containment, dates};
-use trainer::statistics::{compare, estimate, mcnemar};
+use trainer::statistics::{Pair, compare, estimate, mcnemar};
 
 fn benchmark(benchmark: Benchmark) -> Option<Vec<Item>> {
     Some(load(&shared("data/eval")?, benchmark, &[]).unwrap())
@@ -158,10 +158,19 @@ fn intervals_are_seeded_and_paired_tests_exact() {
     assert!((mcnemar(1, 9).p - 22.0 / 1024.0).abs() < 1e-12);
     assert_eq!(mcnemar(0, 0).p, 1.0);
     assert!((mcnemar(5, 5).p - 1.0).abs() < 1e-12);
-    let compared = compare(&[(0.0, 1.0), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0)], 1);
+    let apart = [(0.0, 1.0), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0)].into_iter().enumerate();
+    let apart: Vec<Pair> = apart.map(|(cluster, (a, b))| Pair { a, b, cluster }).collect();
+    let compared = compare(&apart, 1);
     assert_eq!((compared.a, compared.b, compared.difference.mean), (0.5, 0.5, 0.0));
     assert_eq!(compared.mcnemar.map(|test| (test.only_a, test.only_b)), Some((1, 1)));
-    assert!(compare(&[(0.2, 0.3)], 1).mcnemar.is_none());
+    assert!(compare(&[Pair { a: 0.2, b: 0.3, cluster: 0 }], 1).mcnemar.is_none());
+    // One question in four languages is one question.
+    let together: Vec<Pair> = (0..40).map(|at| Pair { a: 0.0, b: 1.0, cluster: at / 4 }).collect();
+    let compared = compare(&together, 1);
+    assert_eq!((compared.n, compared.clusters, compared.mcnemar.map(|test| test.only_b)), (40, 10, Some(10)));
+    assert_eq!(Benchmark::Xnli.question("sw", "XNLI/sw/7"), Benchmark::Xnli.question("en", "XNLI/en/7"));
+    assert_ne!(Benchmark::XlSum.question("sw", "XLSum/sw/7"), Benchmark::XlSum.question("en", "XLSum/en/7"));
+    assert_ne!(Benchmark::Mmmlu.question("ko", "MMMLU/ko/420"), Benchmark::Mmmlu.question("en", "MMMLU/en/420"));
 }
 
 /// Two benchmarks of eight and four items.

@@ -61,6 +61,17 @@ impl Benchmark {
             Self::Mkqa | Self::Xquad | Self::XlSum => &[],
         }
     }
+
+    /// What an item asks, whatever its language: items of one question are translations of each other.
+    pub fn question(self, lang: &str, id: &str) -> String {
+        let row = id.rsplit('/').next().unwrap_or_default();
+        let parallel = self != Self::XlSum && !row.parse().is_ok_and(|row| self.stands_alone(lang, row));
+        if parallel { format!("{}/{row}", self.name()) } else { id.to_string() }
+    }
+
+    fn stands_alone(self, lang: &str, row: usize) -> bool {
+        self == Self::Mmmlu && lang == "ko" && MMMLU_KO_ALONE.contains(&row)
+    }
 }
 
 /// One question.
@@ -126,7 +137,7 @@ pub fn load(folder: &Path, benchmark: Benchmark, langs: &[String]) -> Result<Vec
             ));
         }
         for (row, (prompt, gold)) in own.into_iter().zip(gold).enumerate() {
-            let alone = benchmark == Benchmark::Mmmlu && lang == "ko" && MMMLU_KO_ALONE.contains(&row);
+            let alone = benchmark.stands_alone(lang, row);
             let english = english.as_ref().filter(|_| !alone).and_then(|english| english.get(row).cloned());
             let id = format!("{}/{lang}/{row}", benchmark.name());
             items.push(Item { id, benchmark, lang: lang.clone(), prompt, english, gold });

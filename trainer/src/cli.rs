@@ -248,7 +248,7 @@ fn dispatch(verb: Verb) -> Result<bool> {
         Verb::Transplant { args, recipe } => {
             let recipe = recipe.load()?;
             let folder = ModelFolder::load(&args.folder, recipe.model.template.named(), 0, &announce())?;
-            let samples = samples(&recipe, &folder, &read_rows_as(&args.data, &recipe.data.reading())?)?;
+            let samples = samples(&recipe, &folder, &args.rows(&recipe)?)?;
             transplant(&args, &folder, samples, recipe.cc.seed, &Interrupt::install()?)
         }
         Verb::Experiment(args) => experiment(&args),
@@ -343,8 +343,8 @@ fn eval_folder(
         return benchmark_eval::evaluate((path, &folder), &questions, &options, recipe, out, &Interrupt::install()?);
     }
     let data = data.context("--data or --benchmarks says what to ask")?;
-    let samples =
-        evaluate::at_most(recipe.eval.limit, samples(recipe, &folder, &read_rows_as(data, &recipe.data.reading())?)?);
+    let rows = evaluate::at_most(recipe.eval.limit, read_rows_as(data, &recipe.data.reading())?);
+    let samples = samples(recipe, &folder, &rows)?;
     let mut prompts: Vec<(&Prompt, &Prompt)> = samples.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
     if source == Source::Shuffled {
         let others = evaluate::others(samples.len(), recipe.cc.seed)?;

@@ -9,7 +9,7 @@ use clap::Args;
 use crate::benchmarks::Benchmark;
 use crate::results::{ITEMS_FILE, Record, read_records};
 use crate::scorers;
-use crate::statistics::{Comparison, compare};
+use crate::statistics::{Comparison, Pair, compare};
 
 /// Of the bootstrap.
 const SEED: u64 = 2506;
@@ -41,10 +41,10 @@ pub fn run(args: &CompareArgs) -> Result<()> {
     }
     let shown = |value: f64| format!("{:.1}", 100.0 * value);
     println!(
-        "{:<34}{:>7}{:>8}{:>8}{:>9}  {:<17}{:>8}{:>8}{:>10}",
-        "metric", "n", "A", "B", "B - A", "95 % interval", "only A", "only B", "McNemar p"
+        "{:<34}{:>7}{:>10}{:>8}{:>8}{:>9}  {:<17}{:>8}{:>8}{:>10}",
+        "metric", "n", "questions", "A", "B", "B - A", "95 % interval", "for A", "for B", "exact p"
     );
-    for (name, Comparison { n, a, b, difference, mcnemar }) in &found {
+    for (name, Comparison { n, clusters, a, b, difference, mcnemar }) in &found {
         let interval = format!("[{:+.1}, {:+.1}]", 100.0 * difference.low, 100.0 * difference.high);
         let [only_a, only_b, p] = match mcnemar {
             Some(test) => [test.only_a.to_string(), test.only_b.to_string(), format!("{:.4}", test.p)],
@@ -52,11 +52,16 @@ pub fn run(args: &CompareArgs) -> Result<()> {
         };
         let difference = format!("{:+.1}", 100.0 * difference.mean);
         println!(
-            "{name:<34}{n:>7}{:>8}{:>8}{difference:>9}  {interval:<17}{only_a:>8}{only_b:>8}{p:>10}",
+            "{name:<34}{n:>7}{clusters:>10}{:>8}{:>8}{difference:>9}  {interval:<17}{only_a:>8}{only_b:>8}{p:>10}",
             shown(*a),
             shown(*b)
         );
     }
+    println!(
+        "\nIntervals are of a bootstrap over questions; one question in many languages is drawn with all of them. For A and for \
+         B: questions of which A, or B, has more right, and the two-sided exact p of as many (where a question is one item, \
+         McNemar's)."
+    );
     Ok(())
 }
 
@@ -74,13 +79,16 @@ pub fn comparisons(a: &Path, b: &Path) -> Result<Vec<(String, Comparison)>> {
         .filter_map(|record| Some((record, *by_question.get(&(record.id.as_str(), record.prompt_sha256.as_str()))?)))
         .collect();
     ensure!(!shared.is_empty(), "{} and {} have no item in common", a.display(), b.display());
-    let mut scores: BTreeMap<(bool, String), Vec<(f64, f64)>> = BTreeMap::new();
+    let mut scores: BTreeMap<(bool, String), Vec<Pair>> = BTreeMap::new();
+    let mut questions: BTreeMap<String, usize> = BTreeMap::new();
     for (one, other) in shared {
         let benchmark = Benchmark::named(&one.benchmark)?;
+        let next = questions.len();
+        let cluster = *questions.entry(benchmark.question(&one.lang, &one.id)).or_insert(next);
         for (rule, judgement) in &one.scores {
             let Some(against) = other.scores.get(rule) else { continue };
             let metric = scorers::metric(benchmark, rule);
-            let pair = (judgement.score, against.score);
+            let pair = Pair { a: judgement.score, b: against.score, cluster };
             scores.entry((false, format!("{} {metric}", one.benchmark))).or_default().push(pair);
             scores.entry((true, format!("{}/{} {metric}", one.benchmark, one.lang))).or_default().push(pair);
         }

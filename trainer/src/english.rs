@@ -15,7 +15,8 @@ use crate::batches::micro_batches;
 use crate::optim::Gradients;
 use crate::recipe::{Cc, EnglishGrad};
 use crate::sample::Sample;
-use crate::step::{Economy, in_parallel};
+use crate::parallel::in_parallel;
+use crate::step::Economy;
 
 /// Tokens from which on a common prefix is worth a pass of its own.
 const SHORTEST_PREFIX: usize = 8;

@@ -1,9 +1,10 @@
 //! Answering prompts in batches and judging the answers.
 
 use anyhow::{Result, ensure};
+use burn::tensor::read_sync;
 use cctuning::chat::Prompt;
 use cctuning::config::ModelConfig;
-use cctuning::generate::{Decoding, GenerateOptions};
+use cctuning::generate::{Connection, Decoding, GenerateOptions};
 use cctuning::model::CcModel;
 use cctuning::tokenizer::Tokenizer;
 use cctuning::transform_matrix::FoldedTransform;
@@ -11,6 +12,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 
+use crate::data::Row;
+use crate::parallel::{batches_at_once, in_parallel};
 use crate::sample::Sample;
 use crate::scorers::rouge::rouge_l;
 
@@ -19,6 +22,9 @@ use crate::scorers::rouge::rouge_l;
 const BATCH_SLOTS: usize = 16_384;
 /// Most rows of one batch: rows that have ended wait for the last one.
 const BATCH_ROWS: usize = 128;
+
+/// The tokens of an answer, and what the connection did.
+pub type Answered = (Vec<u32>, Option<Connection>);
 
 /// Greedy answers to prompts of any length, in the order of the prompts. Beside each prompt stands the other one that the
 /// source needs: its English twin for `Source::Parallel`, see [`others`] for `Source::Shuffled`.
@@ -31,18 +37,39 @@ pub fn answer(
     prompts: &[(&Prompt, &Prompt)],
     options: &GenerateOptions,
 ) -> Result<Vec<Vec<u32>>> {
+    let answers = answer_until(model, config, transform, prompts, options, &|| false)?.unwrap_or_default();
+    Ok(answers.into_iter().map(|(tokens, _)| tokens).collect())
+}
+
+/// As [`answer`], and what the connection did to each prompt; None when `stopped`, which is asked before every batch, says
+/// so.
+pub fn answer_until(
+    model: &CcModel,
+    config: &ModelConfig,
+    transform: Option<&FoldedTransform>,
+    prompts: &[(&Prompt, &Prompt)],
+    options: &GenerateOptions,
+    stopped: &(dyn Fn() -> bool + Sync),
+) -> Result<Option<Vec<Answered>>> {
     let lengths: Vec<usize> = prompts.iter().map(|(prompt, _)| prompt.ids.len() + options.max_new_tokens).collect();
-    let mut answers = vec![Vec::new(); prompts.len()];
-    for batch in batches(&lengths) {
+    let batches = batches(&lengths);
+    let one = |batch: &Vec<usize>| -> Result<Option<Vec<Answered>>> {
+        if stopped() {
+            return Ok(None);
+        }
         let own: Vec<&Prompt> = batch.iter().map(|&at| prompts[at].0).collect();
         let others: Vec<&Prompt> = batch.iter().map(|&at| prompts[at].1).collect();
         let decoding = Decoding::start(model, config, transform, &own, &others, options.clone())?;
-        let tokens = burn::tensor::read_sync(decoding.finish())?;
-        for (at, tokens) in batch.into_iter().zip(tokens) {
-            answers[at] = tokens;
-        }
+        let connections = read_sync(decoding.connections())?;
+        let connections = connections.map_or(vec![None; batch.len()], |all| all.into_iter().map(Some).collect());
+        Ok(Some(read_sync(decoding.finish())?.into_iter().zip(connections).collect()))
+    };
+    let mut answers: Vec<Answered> = vec![Default::default(); prompts.len()];
+    for (batch, found) in batches.iter().zip(in_parallel(batches_at_once(model), &batches, one)) {
+        let Some(found) = found? else { return Ok(None) };
+        batch.iter().zip(found).for_each(|(&at, found)| answers[at] = found);
     }
-    Ok(answers)
+    Ok(Some(answers))
 }
 
 /// Cuts rows, the longest first, into batches of at most [`BATCH_SLOTS`]: what does not fit into memory shows at once.
@@ -75,15 +102,44 @@ pub fn others(n: usize, seed: u64) -> Result<Vec<usize>> {
     Ok(others)
 }
 
-/// The first `limit` samples of each language and family; 0 keeps all.
-pub fn at_most(limit: usize, mut samples: Vec<Sample>) -> Vec<Sample> {
-    let mut asked: BTreeMap<(String, &str), usize> = BTreeMap::new();
-    samples.retain(|sample| {
-        let asked = asked.entry((sample.lang.clone(), sample.family())).or_default();
-        *asked += 1;
-        limit == 0 || *asked <= limit
-    });
-    samples
+/// At most `limit` rows of each language and family, in their order; 0 keeps all. What a constant answer earns on them
+/// should be what it earns on all: one row of every kind is taken before a second of any, and of a kind the row whose answer
+/// was taken least often in the language, then in the family, where English, which most tables leave out, counts by itself.
+/// Rows of no family are taken as they come.
+pub fn at_most(limit: usize, rows: Vec<Row>) -> Vec<Row> {
+    if limit == 0 {
+        return rows;
+    }
+    let mut left: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+    for (at, row) in rows.iter().enumerate() {
+        left.entry((row.family(), &row.lang)).or_default().push(at);
+    }
+    let mut taken = Vec::new();
+    let mut of_kind: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
+    let mut of_language: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
+    let mut of_family: BTreeMap<(&str, bool, &str), usize> = BTreeMap::new();
+    for _ in 0..limit {
+        for (&(family, lang), left) in &mut left {
+            let count = |at: usize| {
+                let (kind, answer) = if family.is_empty() { ("", "") } else { (rows[at].kind(), &rows[at].output[..]) };
+                let counts = (
+                    of_kind.get(&(family, lang, kind)).copied().unwrap_or(0),
+                    of_language.get(&(family, lang, answer)).copied().unwrap_or(0),
+                    of_family.get(&(family, lang == "en", answer)).copied().unwrap_or(0),
+                );
+                (counts, kind, answer)
+            };
+            let Some(best) = (0..left.len()).min_by_key(|&place| count(left[place]).0) else { continue };
+            let (_, kind, answer) = count(left[best]);
+            *of_kind.entry((family, lang, kind)).or_default() += 1;
+            *of_language.entry((family, lang, answer)).or_default() += 1;
+            *of_family.entry((family, lang == "en", answer)).or_default() += 1;
+            taken.push(left.remove(best));
+        }
+    }
+    taken.sort_unstable();
+    let mut rows: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
+    taken.into_iter().filter_map(|at| rows[at].take()).collect()
 }
 
 /// What each answer is worth, in the order of the samples; the family stands first in a sample's id.

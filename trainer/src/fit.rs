@@ -23,6 +23,7 @@ use crate::batches::micro_batches;
 use crate::fit_report::{Fitted, Point};
 use crate::interrupt::Interrupt;
 use crate::memory;
+use crate::parallel::{cores, in_parallel};
 use crate::progress::Progress;
 use crate::recipe::Transform;
 use crate::sample::Sample;
@@ -198,33 +199,55 @@ fn read(
     told: &mut impl FnMut(usize) -> bool,
     mut add: impl FnMut(&[f32], &[f32]) -> Result<()>,
 ) -> Result<bool> {
-    let lengths: Vec<usize> = samples.iter().map(|s| s.prompt.ids.len().max(s.english.ids.len())).collect();
-    for group in micro_batches(&lengths, reading.token_budget) {
-        let group: Vec<&Sample> = group.iter().map(|&row| samples[row]).collect();
-        let own = reading.activations(&group.iter().map(|sample| &sample.prompt).collect::<Vec<_>>());
-        let english = reading.activations(&group.iter().map(|sample| &sample.english).collect::<Vec<_>>());
-        for (side, values) in [("own", &own), ("English", &english)] {
+    reading.pairs(samples, |group, own, english| {
+        for (side, values) in [("own", own), ("English", english)] {
             if let Some(at) = values.iter().position(|value| !value.is_finite()) {
                 let of_sample = values.len() / group.len();
                 let layer = at % of_sample / (of_sample / reading.model.model.n_layers());
                 bail!(
                     "row {:?}: its {side} prompt leaves {} in layer {}; the weights are damaged or overflow",
-                    group[at / of_sample].id,
+                    samples[group[at / of_sample]].id,
                     values[at],
                     layer + 1
                 );
             }
         }
-        add(&own, &english)?;
-        rows.write(&own, &english)?;
-        if !told(group.len()) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+        add(own, english)?;
+        rows.write(own, english)?;
+        Ok(told(group.len()))
+    })
 }
 
 impl Reading<'_> {
+    /// What the anchors of both sides of some pairs hold, in micro-batches: `take` gets the numbers of the pairs, their own
+    /// side and the English one. False as soon as it says so.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn pairs(
+        &self,
+        samples: &[&Sample],
+        mut take: impl FnMut(&[usize], &[f32], &[f32]) -> Result<bool>,
+    ) -> Result<bool> {
+        let lengths: Vec<usize> = samples.iter().map(|s| s.prompt.ids.len().max(s.english.ids.len())).collect();
+        let threads = cores(self.model);
+        // Only so many wait to be taken as are read at once.
+        for groups in micro_batches(&lengths, self.token_budget).chunks(threads) {
+            let side = |group: &[usize], pick: fn(&Sample) -> &Prompt| {
+                self.activations(&group.iter().map(|&row| pick(samples[row])).collect::<Vec<_>>())
+            };
+            let read = in_parallel(threads, groups, |group| {
+                (side(group, |sample| &sample.prompt), side(group, |sample| &sample.english))
+            });
+            for (group, (own, english)) in groups.iter().zip(read) {
+                if !take(group, &own, &english)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
     /// What the anchors of some prompts hold, row-major `[prompts * n_layers, d_model]`.
     pub fn activations(&self, prompts: &[&Prompt]) -> Vec<f32> {
         let tokens = TokenBatch::new(&prompts.iter().map(|p| &p.ids).collect::<Vec<_>>(), &self.model.device());

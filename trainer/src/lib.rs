@@ -34,6 +34,7 @@ pub mod mapped;
 pub mod model_folder;
 pub mod optim;
 pub mod overlay;
+pub mod parallel;
 pub mod plan;
 pub mod plot;
 pub mod precision;

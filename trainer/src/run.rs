@@ -18,11 +18,12 @@ use crate::evaluate::{answer, at_most, credits, percent};
 use crate::export::{self, Content};
 use crate::fit::{Reading, fit};
 use crate::fit_report::Fitted;
+use crate::inputs;
 use crate::interrupt::Interrupt;
 use crate::model_folder::ModelFolder;
 use crate::recipe::Recipe;
 use crate::run_folder::write_file_atomically;
-use crate::sample::{Renderer, Sample};
+use crate::sample::Sample;
 use crate::step::Method;
 use crate::train::{Ended, describe, train};
 
@@ -41,19 +42,8 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
     let mut base = base;
     base.settings.anchor = recipe.cc.anchor;
     base.settings.connection = recipe.cc.connection();
-    let renderer = Renderer {
-        tokenizer: &base.tokenizer,
-        template: base.settings.template.clone(),
-        anchor: recipe.cc.anchor,
-        cutoff: recipe.data.cutoff,
-        english_cutoff: recipe.data.english_cutoff,
-    };
-    let render = |items: &[Item]| -> Result<Vec<Sample>> {
-        let (samples, rendered) = renderer.samples(&items.iter().map(Row::from).collect::<Vec<_>>())?;
-        rendered.report();
-        Ok(samples)
-    };
-    let samples = render(&corpus.train)?;
+    let rows = |items: &[Item]| items.iter().map(Row::from).collect::<Vec<Row>>();
+    let samples = inputs::samples(recipe, &base, &rows(&corpus.train))?;
     println!("training on {}", describe(&samples));
 
     let sft = match train(
@@ -82,12 +72,12 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
         Ended::Interrupted => return Ok(false),
     };
 
-    let pairs = render(&corpus.pairs)?;
+    let pairs = inputs::samples(recipe, &base, &rows(&corpus.pairs))?;
     let reading = Reading { model: &cc, site: recipe.cc.site, token_budget: recipe.optim.micro_tokens };
     let Some(fitted) = fit(reading, &pairs, &recipe.transform, false, interrupt)? else { return Ok(false) };
     println!("\n{}", fitted.summary());
 
-    let test = at_most(recipe.eval.limit, render(&corpus.test)?);
+    let test = inputs::samples(recipe, &base, &at_most(recipe.eval.limit, rows(&corpus.test)))?;
     let columns = evaluate(recipe, &base, &sft, &cc, &fitted, &test)?;
     let table = render_table(&test, &columns);
     println!("{table}");

@@ -34,11 +34,27 @@ impl Sample {
         self.prompt.ids.len() + self.answer.len() - 1
     }
 
+    /// As [`Row::family`].
+    pub fn family(&self) -> &'static str {
+        family(&self.id)
+    }
+}
+
+impl Row {
     /// The task family of a row of the shipped corpus, which its id begins with; empty for any other row.
     pub fn family(&self) -> &'static str {
-        let first = self.id.split('/').next().unwrap_or_default();
-        Family::ALL.map(Family::name).into_iter().find(|name| *name == first).unwrap_or_default()
+        family(&self.id)
     }
+
+    /// What an id of the shipped corpus ends with: `fact` where the fact was held out, `phrasing` where its wording was.
+    pub fn kind(&self) -> &str {
+        self.id.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+fn family(id: &str) -> &'static str {
+    let first = id.split('/').next().unwrap_or_default();
+    Family::ALL.map(Family::name).into_iter().find(|name| *name == first).unwrap_or_default()
 }
 
 /// How rows are turned into tokens.

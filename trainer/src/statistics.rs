@@ -1,5 +1,7 @@
 //! How sure a score is: bootstrap intervals, and the comparison of two runs on the same items.
 
+use std::collections::BTreeMap;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -11,7 +13,7 @@ const DRAWS: usize = 1000;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Estimate {
     pub mean: f64,
-    /// Of the mean, from the spread of the values.
+    /// Of the mean, from the same draws.
     pub stderr: f64,
     pub low: f64,
     pub high: f64,
@@ -21,67 +23,76 @@ pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Mean with a percentile bootstrap interval; the same seed gives the same interval. No values give NaN.
+/// The mean of values that know nothing of each other, as [`crossed`] estimates it. No values give NaN.
 pub fn estimate(values: &[f64], seed: u64) -> Estimate {
-    let n = values.len();
-    if n == 0 {
-        return Estimate { mean: f64::NAN, stderr: f64::NAN, low: f64::NAN, high: f64::NAN };
-    }
-    let centre = mean(values);
-    let variance = values.iter().map(|value| (value - centre).powi(2)).sum::<f64>() / n.saturating_sub(1).max(1) as f64;
-    let means = resampled(n, seed, |draw| draw.iter().map(|&at| values[at]).sum::<f64>() / n as f64);
-    let (low, high) = (quantile(&means, 0.025), quantile(&means, 0.975));
-    Estimate { mean: centre, stderr: (variance / n as f64).sqrt(), low, high }
+    let alone = |cluster| Weighed { block: 0, cluster, weight: 1.0 };
+    crossed(&[values.to_vec()], &(0..values.len()).map(alone).collect::<Vec<_>>(), seed)
 }
 
 /// An item of [`crossed`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Weighed {
-    /// Items are drawn among those of the same block.
+    /// The mean is made of the means of the blocks; a block may be the items of one task.
     pub block: usize,
+    /// Items that are right or wrong together, in whatever block: one fact in many languages.
+    pub cluster: usize,
     pub weight: f64,
 }
 
-/// The weighed mean of the items' means over all runs that answered them, and its interval from draws with replacement
-/// of runs and, within each block, of items. Every run answers the same items, so one draw of items serves all runs: the
-/// bootstrap is crossed, not nested. Of `n` runs or items `n - 1` are drawn, which makes the variance of few unbiased
-/// (Rao and Wu 1988).
+/// The items of one cluster in one block.
+struct Part {
+    block: usize,
+    weight: f64,
+    /// Weighed sum of each run.
+    sums: Vec<f64>,
+}
+
+/// The weighed mean of the items' means over all runs that answered them, and its percentile interval from draws with
+/// replacement of runs and of clusters; the same seed draws the same. A drawn cluster brings all of its items: items that
+/// are alike are no further evidence. Every run answers the same items, so one draw of clusters serves all runs: the
+/// bootstrap is crossed, not nested. Of `n` runs or clusters `n - 1` are drawn, which makes the variance of few unbiased
+/// (Rao and Wu 1988). Each block keeps its share of the whole, whichever clusters are drawn; one of which nothing was drawn
+/// keeps its mean too.
 ///
 /// # Panics
 /// A run has not a value for every item.
 pub fn crossed(runs: &[Vec<f64>], items: &[Weighed], seed: u64) -> Estimate {
     assert!(runs.iter().all(|run| run.len() == items.len()), "every run has a value for every item");
-    let mut blocks: Vec<Vec<usize>> = vec![Vec::new(); items.iter().map(|item| item.block + 1).max().unwrap_or(0)];
-    items.iter().enumerate().for_each(|(at, item)| blocks[item.block].push(at));
-    let shares: Vec<f64> = blocks.iter().map(|block| block.iter().map(|&at| items[at].weight).sum()).collect();
-    let all: f64 = shares.iter().sum();
+    let all: f64 = items.iter().map(|item| item.weight).sum();
     if runs.is_empty() || all <= 0.0 {
         return Estimate { mean: f64::NAN, stderr: f64::NAN, low: f64::NAN, high: f64::NAN };
     }
-    // Each block keeps its share of the whole, whichever of its items are drawn.
-    let block_mean = |drawn: &mut dyn Iterator<Item = usize>, run_weights: &[f64]| {
-        let (mut sum, mut weights) = (0.0, 0.0);
-        for at in drawn {
-            weights += items[at].weight;
-            sum += items[at].weight * runs.iter().zip(run_weights).map(|(run, weight)| run[at] * weight).sum::<f64>();
+    let clusters = clusters(runs, items);
+    let mut blocks = vec![(0.0, vec![0.0; runs.len()]); items.iter().map(|item| item.block + 1).max().unwrap_or(0)];
+    for part in clusters.iter().flatten() {
+        add(&mut blocks[part.block], 1.0, part);
+    }
+    let mut sums = blocks.clone();
+    let mut weighed = |times: &[usize], runs: &[f64]| {
+        sums.iter_mut().for_each(|(weight, sums)| {
+            *weight = 0.0;
+            sums.fill(0.0);
+        });
+        for (cluster, &times) in clusters.iter().zip(times).filter(|(_, times)| **times > 0) {
+            cluster.iter().for_each(|part| add(&mut sums[part.block], times as f64, part));
         }
-        sum / weights
+        let block = |(whole, drawn): (&(f64, Vec<f64>), &(f64, Vec<f64>))| {
+            let (weight, sums) = if drawn.0 > 0.0 { drawn } else { whole };
+            let sum: f64 = sums.iter().zip(runs).map(|(sum, run)| sum * run).sum();
+            if whole.0 > 0.0 { whole.0 / all * sum / weight } else { 0.0 }
+        };
+        blocks.iter().zip(&sums).map(block).sum::<f64>()
     };
-    let even = vec![1.0 / runs.len() as f64; runs.len()];
-    let means = blocks.iter().zip(&shares).filter(|(_, share)| **share > 0.0);
-    let centre = means.map(|(block, share)| share / all * block_mean(&mut block.iter().copied(), &even)).sum::<f64>();
+    let centre = weighed(&vec![1; clusters.len()], &vec![1.0 / runs.len() as f64; runs.len()]);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let fewer = |n: usize| n.saturating_sub(1).max(1);
     let mut draws: Vec<f64> = (0..DRAWS)
         .map(|_| {
-            let (mut run_weights, drawn) = (vec![0.0; runs.len()], fewer(runs.len()));
-            (0..drawn).for_each(|_| run_weights[rng.random_range(0..runs.len())] += 1.0 / drawn as f64);
-            let mut sum = 0.0;
-            for (block, share) in blocks.iter().zip(&shares).filter(|(_, share)| **share > 0.0) {
-                let mut drawn = (0..fewer(block.len())).map(|_| block[rng.random_range(0..block.len())]);
-                sum += share / all * block_mean(&mut drawn, &run_weights);
-            }
-            sum
+            let (mut of_runs, mut times) = (vec![0.0; runs.len()], vec![0; clusters.len()]);
+            let drawn = fewer(runs.len());
+            (0..drawn).for_each(|_| of_runs[rng.random_range(0..runs.len())] += 1.0 / drawn as f64);
+            (0..fewer(times.len())).for_each(|_| times[rng.random_range(0..clusters.len())] += 1);
+            weighed(&times, &of_runs)
         })
         .collect();
     draws.sort_by(f64::total_cmp);
@@ -90,37 +101,78 @@ pub fn crossed(runs: &[Vec<f64>], items: &[Weighed], seed: u64) -> Estimate {
     Estimate { mean: centre, stderr: variance.sqrt(), low: quantile(&draws, 0.025), high: quantile(&draws, 0.975) }
 }
 
+fn add((weight, sums): &mut (f64, Vec<f64>), times: f64, part: &Part) {
+    *weight += times * part.weight;
+    sums.iter_mut().zip(&part.sums).for_each(|(sum, own)| *sum += times * own);
+}
+
+/// The clusters in order of their numbers, each as its parts in order of the blocks.
+fn clusters(runs: &[Vec<f64>], items: &[Weighed]) -> Vec<Vec<Part>> {
+    let mut clusters: BTreeMap<usize, BTreeMap<usize, Part>> = BTreeMap::new();
+    for (at, &Weighed { block, cluster, weight }) in items.iter().enumerate() {
+        let empty = || Part { block, weight: 0.0, sums: vec![0.0; runs.len()] };
+        let part = clusters.entry(cluster).or_default().entry(block).or_insert_with(empty);
+        part.weight += weight;
+        part.sums.iter_mut().zip(runs).for_each(|(sum, run)| *sum += weight * run[at]);
+    }
+    clusters.into_values().map(|parts| parts.into_values().collect()).collect()
+}
+
 /// Two runs on the same items.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Comparison {
     pub n: usize,
+    /// Clusters that the items are of.
+    pub clusters: usize,
     pub a: f64,
     pub b: f64,
     /// `b - a` with its paired bootstrap interval.
     pub difference: Estimate,
-    /// Items that only A, or only B, has right, and the two-sided exact p of McNemar; only where scores are 0 or 1.
+    /// Only where scores are 0 or 1.
     pub mcnemar: Option<McNemar>,
 }
 
+/// The two-sided exact test of clusters, where items stand alone McNemar's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct McNemar {
+    /// Clusters in which A, or B, has more right than the other.
     pub only_a: usize,
     pub only_b: usize,
     pub p: f64,
 }
 
-/// Compares the scores of two runs, item by item.
-pub fn compare(pairs: &[(f64, f64)], seed: u64) -> Comparison {
-    let differences: Vec<f64> = pairs.iter().map(|(a, b)| b - a).collect();
-    let side = |pick: fn(&(f64, f64)) -> f64| mean(&pairs.iter().map(pick).collect::<Vec<f64>>());
-    let is_count = pairs.iter().all(|(a, b)| [a, b].iter().all(|score| **score == 0.0 || **score == 1.0));
-    let only = |sign: f64| differences.iter().filter(|difference| **difference == sign).count();
-    let mcnemar = is_count.then(|| mcnemar(only(-1.0), only(1.0)));
-    let (a, b) = (side(|pair| pair.0), side(|pair| pair.1));
-    Comparison { n: pairs.len(), a, b, difference: estimate(&differences, seed), mcnemar }
+/// One item as two runs scored it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pair {
+    pub a: f64,
+    pub b: f64,
+    pub cluster: usize,
 }
 
-/// Two-sided exact binomial test of the items on which two runs differ.
+/// Compares the scores of two runs, item by item.
+pub fn compare(pairs: &[Pair], seed: u64) -> Comparison {
+    let differences: Vec<f64> = pairs.iter().map(|pair| pair.b - pair.a).collect();
+    let items: Vec<Weighed> =
+        pairs.iter().map(|pair| Weighed { block: 0, cluster: pair.cluster, weight: 1.0 }).collect();
+    let side = |pick: fn(&Pair) -> f64| mean(&pairs.iter().map(pick).collect::<Vec<f64>>());
+    let is_count = pairs.iter().all(|pair| [pair.a, pair.b].iter().all(|score| *score == 0.0 || *score == 1.0));
+    let runs = [differences];
+    let clusters = clusters(&runs, &items).len();
+    let mcnemar = is_count.then(|| signs(&runs, &items));
+    let (a, b) = (side(|pair| pair.a), side(|pair| pair.b));
+    Comparison { n: pairs.len(), clusters, a, b, difference: crossed(&runs, &items, seed), mcnemar }
+}
+
+/// Differences `b - a` of runs by items, summed within each cluster: how many sums are below and above zero.
+pub fn signs(runs: &[Vec<f64>], items: &[Weighed]) -> McNemar {
+    let of_cluster = |parts: &Vec<Part>| parts.iter().flat_map(|part| &part.sums).sum::<f64>();
+    let sums: Vec<f64> = clusters(runs, items).iter().map(of_cluster).collect();
+    let beyond = |is: fn(f64) -> bool| sums.iter().filter(|sum| is(**sum)).count();
+    // Equal sums of weighed numbers may differ in the last place.
+    mcnemar(beyond(|sum| sum < -1e-9), beyond(|sum| sum > 1e-9))
+}
+
+/// Two-sided exact binomial test of what two runs differ on.
 pub fn mcnemar(only_a: usize, only_b: usize) -> McNemar {
     let n = only_a + only_b;
     // P(X <= the smaller) for X ~ B(n, 1/2), in logarithms: n may be thousands.
@@ -131,20 +183,6 @@ pub fn mcnemar(only_a: usize, only_b: usize) -> McNemar {
         term += ((n - k) as f64).ln() - ((k + 1) as f64).ln();
     }
     McNemar { only_a, only_b, p: (2.0 * tail).min(1.0) }
-}
-
-/// A statistic over many draws with replacement, in order of size.
-fn resampled(n: usize, seed: u64, statistic: impl Fn(&[usize]) -> f64) -> Vec<f64> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut draw = vec![0; n];
-    let mut found: Vec<f64> = (0..DRAWS)
-        .map(|_| {
-            draw.iter_mut().for_each(|at| *at = rng.random_range(0..n));
-            statistic(&draw)
-        })
-        .collect();
-    found.sort_by(f64::total_cmp);
-    found
 }
 
 fn quantile(sorted: &[f64], share: f64) -> f64 {

@@ -4,11 +4,10 @@
 //! *global* batch, so the sum of gradients does not depend on the cut. One English pass serves the whole window.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::Module;
 use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use cctuning::anchor::{Anchor, index};
 use cctuning::decision_maker::gumbel_noise;
 use cctuning::model::CcModel;
@@ -24,6 +23,7 @@ use crate::batches::micro_batches;
 use crate::deep_supervision::{DeepSupervision, Dft};
 use crate::english::{Connected, English};
 use crate::optim::Gradients;
+use crate::parallel::{cores, in_parallel};
 use crate::precision::Precision;
 use crate::recipe::{Cc, Optim, Recipe};
 use crate::sample::Sample;
@@ -109,14 +109,9 @@ impl Economy {
         }
     }
 
-    /// Micro-batches computed at once: on the CPU one per core, because most of Burn's operations use one core there.
-    /// Whoever recomputes has a model whose gradients are not to be held twice.
+    /// Micro-batches computed at once. Whoever recomputes has a model whose gradients are not to be held twice.
     pub(crate) fn threads(&self, model: &CcModel) -> usize {
-        let on_cpu = model.device().inner() == Device::flex();
-        match on_cpu && !self.recompute {
-            true => std::thread::available_parallelism().map_or(1, usize::from),
-            false => 1,
-        }
+        if self.recompute { 1 } else { cores(model) }
     }
 }
 
@@ -306,27 +301,6 @@ impl Connection {
             *stats.stream_norm.get_or_insert(0.0) += lengths(stream) / batch as f64;
         }
     }
-}
-
-/// Maps in order over `threads` threads.
-pub(crate) fn in_parallel<T: Sync, R: Send>(threads: usize, items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let (f, next) = (&f, &AtomicUsize::new(0));
-    let take = move || {
-        let mut done = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(at) else { return done };
-            done.push((at, f(item)));
-        }
-    };
-    let mut results = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads.min(items.len())).map(|_| scope.spawn(take)).collect();
-        let mut results = take();
-        results.extend(others.into_iter().flat_map(|other| other.join().expect("a micro-batch panicked")));
-        results
-    });
-    results.sort_by_key(|(at, _)| *at);
-    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// The noise of a step is a pure function of seed and step, so a resumed run draws what an uninterrupted one would.

@@ -12,6 +12,7 @@ use anyhow::Result;
 use family::{Family, HELD_PHRASING, PHRASINGS, Unit, World};
 use serde::Serialize;
 use split::{HeldOut, balanced, hash};
+use std::collections::HashMap;
 use std::fmt::Write;
 
 /// One language of the corpus: a file of text.
@@ -114,6 +115,21 @@ pub struct Corpus {
     pub test: Vec<Item>,
     /// Parallel prompts from training facts and phrasings, for fitting the Transform Matrix.
     pub pairs: Vec<Item>,
+}
+
+impl Item {
+    /// What its id says before language and suffix: the same in every language.
+    pub fn unit(&self) -> &str {
+        self.id.rsplitn(3, '/').nth(2).unwrap_or(&self.id)
+    }
+}
+
+/// By [`Item::unit`] what is held out together, across families: `capital/eg` for `choice/country/cairo`.
+///
+/// # Errors
+/// As [`generate`].
+pub fn keys() -> Result<HashMap<String, String>> {
+    Ok(World::load()?.units.into_iter().map(|unit| (unit.id, unit.key)).collect())
 }
 
 /// Builds the corpus.

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use cctuning::chat::Prompt;
-use cctuning::generate::Source;
+use cctuning::generate::{GenerateOptions, Source};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -31,7 +31,7 @@ use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::{device, evaluate, run};
 
-/// Prompts answered between two looks at Ctrl-C.
+/// Prompts answered between two looks at the progress.
 const BATCH: usize = 256;
 
 /// The stream of random numbers that chooses words, apart from those that draw rows.
@@ -154,27 +154,41 @@ pub fn with_model(distill: &Distill, model: &Path, recipe: &Recipe, interrupt: &
     let (device, name) = device::choose();
     println!("device: {name}");
     let folder = ModelFolder::load(model, recipe.model.template.named(), 0, &device)?;
+    let asked: Vec<&str> = distill.asked().iter().map(|row| row.instruction_en.as_str()).collect();
     let options = run::options(recipe, &folder, Source::None)?;
-    let asked = distill.asked();
-    let mut answers = Vec::with_capacity(asked.len());
-    let mut progress = Progress::new("English answers", asked.len(), 0);
-    for rows in asked.chunks(BATCH) {
-        if interrupt.requested() {
-            return Ok(None);
-        }
-        let render = |row: &&Row| -> Result<Prompt> {
-            let rendered =
-                folder.settings.template.render(&folder.tokenizer, &row.instruction_en, folder.settings.anchor);
-            let mut prompt = rendered?;
-            prompt.truncate(recipe.data.english_cutoff)?;
+    let answers = answers(&folder, &asked, &options, recipe.data.english_cutoff, interrupt)?;
+    Ok(answers.map(|answers| distill.added(&answers)))
+}
+
+/// What a model answers to instructions of at most `cutoff` tokens, in their order; None when a person stopped it.
+///
+/// # Errors
+/// An instruction cannot be rendered.
+pub fn answers(
+    folder: &ModelFolder,
+    instructions: &[&str],
+    options: &GenerateOptions,
+    cutoff: usize,
+    interrupt: &Interrupt,
+) -> Result<Option<Vec<String>>> {
+    let mut answers = Vec::with_capacity(instructions.len());
+    let mut progress = Progress::new("  English answers", instructions.len(), 0);
+    for some in instructions.chunks(BATCH) {
+        let render = |instruction: &&str| -> Result<Prompt> {
+            let template = &folder.settings.template;
+            let mut prompt = template.render(&folder.tokenizer, instruction, folder.settings.anchor)?;
+            prompt.truncate(cutoff)?;
             Ok(prompt)
         };
-        let prompts: Vec<Prompt> = rows.iter().map(render).collect::<Result<_>>()?;
+        let prompts: Vec<Prompt> = some.iter().map(render).collect::<Result<_>>()?;
         let pairs: Vec<(&Prompt, &Prompt)> = prompts.iter().map(|prompt| (prompt, prompt)).collect();
-        for tokens in evaluate::answer(&folder.model, &folder.config, None, &pairs, &options)? {
+        let stopped = || interrupt.requested();
+        let found = evaluate::answer_until(&folder.model, &folder.config, None, &pairs, options, &stopped)?;
+        let Some(found) = found else { return Ok(None) };
+        for (tokens, _) in found {
             answers.push(folder.tokenizer.decode(&tokens)?);
         }
         progress.count(answers.len(), "answers");
     }
-    Ok(Some(distill.added(&answers)))
+    Ok(Some(answers))
 }

@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use burn::tensor::read_sync;
 use cctuning::chat::Prompt;
-use cctuning::generate::{Connection, Decoding, GenerateOptions};
+use cctuning::generate::{Connection, GenerateOptions};
 use cctuning::model::CcModel;
 use cctuning::sampling::Sampling;
 use cctuning::transform_matrix::FoldedTransform;
 
 use super::cell::{Answers, Asked};
 use super::matrix::Reading;
-use crate::corpus::Item;
+use crate::corpus::{self, Item};
 use crate::data::Row;
 use crate::evaluate;
 use crate::inputs;
@@ -40,49 +39,29 @@ pub struct Answerer<'a> {
 }
 
 impl Questions {
-    /// The first `eval.limit` of each language and family, both kinds in turn.
+    /// At most `eval.limit` of each language and family.
     ///
     /// # Errors
     /// A prompt that cannot be rendered.
     pub fn new(recipe: &Recipe, folder: &ModelFolder, items: &[Item]) -> Result<Self> {
-        let chosen = in_turn(items, recipe.eval.limit);
-        let rows: Vec<Row> = chosen.iter().map(|&item| Row::from(item)).collect();
+        let rows = evaluate::at_most(recipe.eval.limit, items.iter().map(Row::from).collect());
         // A prompt may take what its answer leaves of the context.
         let mut roomy = recipe.clone();
         let room = folder.model.model.context().saturating_sub(recipe.eval.max_new_tokens);
         roomy.data.cutoff = roomy.data.cutoff.min(room);
         let samples = inputs::samples(&roomy, folder, &rows)?;
-        let items: BTreeMap<&str, &Item> = chosen.into_iter().map(|item| (item.id.as_str(), item)).collect();
+        let keys = corpus::keys()?;
+        let items: BTreeMap<&str, &Item> = items.iter().map(|item| (item.id.as_str(), item)).collect();
         let asked = |sample: &Sample| {
-            let item = items.get(sample.id.as_str()).with_context(|| format!("no item {:?}", sample.id))?;
-            let (_, kind) = item.id.rsplit_once('/').unwrap_or_default();
-            let (id, lang, family) = (item.id.clone(), item.lang.clone(), item.task.clone());
-            Ok(Asked { id, lang, family, kind: kind.into(), gold: item.output.clone() })
+            let item = items[sample.id.as_str()];
+            let fact = keys.get(item.unit()).with_context(|| format!("{}: no such unit in the corpus", item.id))?.clone();
+            let kind = Row::from(item).kind().into();
+            let Item { id, lang, task: family, output: gold, .. } = item.clone();
+            Ok(Asked { id, lang, family, kind, fact, gold })
         };
         let asked = samples.iter().map(asked).collect::<Result<_>>()?;
         Ok(Self { samples, asked })
     }
-}
-
-/// At most `limit` items per language and family (0: all), one of every kind before a second of any.
-pub fn in_turn(items: &[Item], limit: usize) -> Vec<&Item> {
-    let mut seen: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
-    let mut ranked: Vec<(usize, usize, &Item)> = Vec::new();
-    for (at, item) in items.iter().enumerate() {
-        let kind = item.id.rsplit('/').next().unwrap_or_default();
-        let round = seen.entry((&item.lang, &item.task, kind)).or_default();
-        ranked.push((*round, at, item));
-        *round += 1;
-    }
-    ranked.sort_by_key(|&(round, at, _)| (round, at));
-    let mut asked: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    ranked.retain(|(_, _, item)| {
-        let taken = asked.entry((&item.lang, &item.task)).or_default();
-        *taken += 1;
-        limit == 0 || *taken <= limit
-    });
-    ranked.sort_by_key(|&(_, at, _)| at);
-    ranked.into_iter().map(|(_, _, item)| item).collect()
 }
 
 impl Answerer<'_> {
@@ -98,30 +77,16 @@ impl Answerer<'_> {
         interrupt: &Interrupt,
     ) -> Result<Option<Answers>> {
         let Questions { samples, asked } = questions;
-        let mut others: Vec<&Prompt> = samples.iter().map(|sample| &sample.english).collect();
+        let mut prompts: Vec<(&Prompt, &Prompt)> =
+            samples.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
         if reading == Reading::Shuffled {
-            let shuffled = evaluate::others(samples.len(), self.recipe.cc.seed)?;
-            others = shuffled.into_iter().map(|other| &samples[other].prompt).collect();
+            let others = evaluate::others(samples.len(), self.recipe.cc.seed)?;
+            prompts.iter_mut().zip(others).for_each(|(pair, other)| pair.1 = &samples[other].prompt);
         }
-        let options = self.options(reading)?;
-        let lengths: Vec<usize> =
-            samples.iter().map(|sample| sample.prompt.ids.len() + options.max_new_tokens).collect();
-        let started = Instant::now();
-        let mut found: Vec<(Vec<u32>, Option<Connection>)> = vec![Default::default(); samples.len()];
-        for batch in evaluate::batches(&lengths) {
-            if interrupt.requested() {
-                return Ok(None);
-            }
-            let own: Vec<&Prompt> = batch.iter().map(|&at| &samples[at].prompt).collect();
-            let others: Vec<&Prompt> = batch.iter().map(|&at| others[at]).collect();
-            let config = &self.folder.config;
-            let decoding = Decoding::start(self.model, config, transform, &own, &others, options.clone())?;
-            let connections = read_sync(decoding.connections())?;
-            let tokens = read_sync(decoding.finish())?;
-            for (row, (&at, tokens)) in batch.iter().zip(tokens).enumerate() {
-                found[at] = (tokens, connections.as_ref().map(|all| all[row].clone()));
-            }
-        }
+        let (options, started) = (self.options(reading)?, Instant::now());
+        let (model, config, stopped) = (self.model, &self.folder.config, || interrupt.requested());
+        let found = evaluate::answer_until(model, config, transform, &prompts, &options, &stopped)?;
+        let Some(found) = found else { return Ok(None) };
         let mut answers = Answers { seconds: started.elapsed().as_secs_f64(), ..Answers::default() };
         let mut shown: BTreeMap<&str, usize> = BTreeMap::new();
         for (asked, (tokens, connection)) in asked.iter().zip(&found) {

@@ -121,6 +121,8 @@ pub struct Asked {
     pub family: String,
     /// `fact` where the fact was held out, `phrasing` where only its wording was.
     pub kind: String,
+    /// What is held out together: prompts of one fact, in any language and family, are one piece of evidence.
+    pub fact: String,
     pub gold: String,
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use burn::tensor::{Tensor, TensorData};
-use cctuning::chat::Prompt;
 use cctuning::tap::{FfnActivations, Site};
 use cctuning::transform_matrix::TransformMatrix;
 
@@ -32,30 +31,39 @@ struct Sums {
     sums: Vec<f64>,
 }
 
-/// Mean squared error and R2 of `F W_T` against the English activations, by family, on prompts in other languages.
-pub fn errors(transform: &TransformMatrix, reading: Reading, questions: &Questions) -> BTreeMap<String, Error> {
+/// Mean squared error and R2 of `F W_T` against the English activations, for each matrix by family, on prompts in other
+/// languages.
+///
+/// # Errors
+/// None of its own.
+pub fn errors(
+    transforms: &[&TransformMatrix],
+    reading: Reading,
+    questions: &Questions,
+) -> Result<Vec<BTreeMap<String, Error>>> {
     let chosen: Vec<usize> = (0..questions.asked.len()).filter(|&at| questions.asked[at].lang != "en").collect();
     let samples: Vec<_> = chosen.iter().map(|&at| &questions.samples[at]).collect();
-    let lengths: Vec<usize> = samples.iter().map(|s| s.prompt.ids.len().max(s.english.ids.len())).collect();
     let decoder = &reading.model.model;
     let (n_layers, d_model) = (decoder.n_layers(), decoder.embedding().dims()[1]);
-    let mut families: BTreeMap<String, Sums> = BTreeMap::new();
-    for group in micro_batches(&lengths, reading.token_budget) {
-        let side = |pick: fn(&crate::sample::Sample) -> &Prompt| {
-            reading.activations(&group.iter().map(|&row| pick(samples[row])).collect::<Vec<_>>())
-        };
-        let (own, english) = (side(|sample| &sample.prompt), side(|sample| &sample.english));
+    let size = n_layers * d_model;
+    let mut found: Vec<BTreeMap<String, Sums>> = transforms.iter().map(|_| BTreeMap::new()).collect();
+    reading.pairs(&samples, |group, own, english| {
         let shape = [group.len(), n_layers, d_model];
-        let own = FfnActivations(Tensor::from_data(TensorData::new(own, shape), &reading.model.device()));
-        let imitated: Vec<f32> = transform.apply(&own).0.into_data().iter::<f32>().collect();
-        let size = n_layers * d_model;
-        for (at, (imitated, english)) in imitated.chunks(size).zip(english.chunks(size)).enumerate() {
-            let sums = families.entry(questions.asked[chosen[group[at]]].family.clone()).or_default();
-            sums.add(imitated, english, d_model);
+        let own = FfnActivations(Tensor::from_data(TensorData::new(own.to_vec(), shape), &reading.model.device()));
+        for (transform, families) in transforms.iter().zip(&mut found) {
+            let imitated: Vec<f32> = transform.apply(&own).0.into_data().iter::<f32>().collect();
+            for (at, (imitated, english)) in imitated.chunks(size).zip(english.chunks(size)).enumerate() {
+                let sums = families.entry(questions.asked[chosen[group[at]]].family.clone()).or_default();
+                sums.add(imitated, english, d_model);
+            }
         }
-    }
-    families.retain(|_, sums| sums.rows > n_layers);
-    families.into_iter().map(|(family, sums)| (family, sums.error(d_model))).collect()
+        Ok(true)
+    })?;
+    let judged = |mut families: BTreeMap<String, Sums>| {
+        families.retain(|_, sums| sums.rows > n_layers);
+        families.into_iter().map(|(family, sums)| (family, sums.error(d_model))).collect()
+    };
+    Ok(found.into_iter().map(judged).collect())
 }
 
 impl Sums {

@@ -17,12 +17,13 @@ use super::answering::{Answerer, Questions};
 use super::cell::{Answered, Chosen, Fit, Measured, Shape, Trained};
 use super::matrix::{Reading, Setting, Training};
 use super::plan::Planned;
-use super::{inspect, transplanting};
+use super::{distilled, inspect, transplanting};
 use crate::corpus::Corpus;
 use crate::data::Row;
 use crate::data::build::{english, translation};
-use crate::data::distill::{Distill, with_model};
+use crate::data::distill::Distill;
 use crate::fit;
+use crate::fit_report::Fitted;
 use crate::inputs;
 use crate::interrupt::Interrupt;
 use crate::model_folder::ModelFolder;
@@ -37,8 +38,7 @@ const SDRRL_SHARE: f64 = 0.15;
 pub struct Place<'a> {
     pub recipe: &'a Recipe,
     pub corpus: &'a Corpus,
-    /// The folder of the base.
-    pub base: &'a Path,
+    pub base_sha256: &'a str,
     pub out: &'a Path,
     pub device: &'a Device,
     pub device_name: &'a str,
@@ -51,6 +51,11 @@ impl Place<'_> {
     /// Where a cell keeps its checkpoints while it is trained.
     pub fn work(&self, id: &str) -> std::path::PathBuf {
         self.out.join("work").join(id)
+    }
+
+    /// Where the answers of the base are kept that +SDRRL adds.
+    pub fn answers(&self) -> std::path::PathBuf {
+        self.out.join("answers")
     }
 
     /// Measures one cell; None when a person stopped it.
@@ -117,7 +122,7 @@ impl Place<'_> {
             Training::Cc => Method::Cc(&recipe.cc),
             Training::Dft => Method::Dft(&recipe.dft),
         };
-        let Some(rows) = self.rows(recipe, setting)? else { return Ok(None) };
+        let Some(rows) = self.rows(recipe, folder, setting)? else { return Ok(None) };
         let samples = inputs::samples(recipe, folder, &rows)?;
         let work = self.work(id);
         let start = folder.with_model(folder.model.clone())?;
@@ -130,7 +135,7 @@ impl Place<'_> {
     }
 
     /// The rows of a setting; None when a person stopped the model that answers for +SDRRL.
-    fn rows(&self, recipe: &Recipe, setting: Setting) -> Result<Option<Vec<Row>>> {
+    fn rows(&self, recipe: &Recipe, folder: &ModelFolder, setting: Setting) -> Result<Option<Vec<Row>>> {
         let mut rows: Vec<Row> = self.corpus.train.iter().map(Row::from).collect();
         let added = match setting {
             Setting::MlSft => Vec::new(),
@@ -138,8 +143,10 @@ impl Place<'_> {
             Setting::Mt => translation(&rows).rows,
             Setting::Sdrrl => {
                 let distill = Distill { rows: &rows, share: SDRRL_SHARE, seed: recipe.data.seed };
-                match with_model(&distill, self.base, recipe, self.interrupt)? {
-                    Some(added) => added.rows,
+                let prompts: Vec<&str> = distill.asked().iter().map(|row| row.instruction_en.as_str()).collect();
+                let kept = distilled::Kept { dir: &self.answers(), base_sha256: self.base_sha256 };
+                match kept.answers(folder, &prompts, recipe, self.interrupt)? {
+                    Some(answers) => distill.added(&answers).rows,
                     None => return Ok(None),
                 }
             }
@@ -159,21 +166,25 @@ impl Place<'_> {
         }
         let rows: Vec<Row> = self.corpus.pairs.iter().map(Row::from).collect();
         let pairs = inputs::samples(recipe, folder, &rows)?;
+        let read = fit::Reading { model, site: recipe.cc.site, token_budget: recipe.optim.micro_tokens };
+        let mut fitted: BTreeMap<Reading, (Fitted, f64)> = BTreeMap::new();
         for reading in needed {
-            if fits.contains_key(&reading) {
+            if fitted.contains_key(&reading) {
                 continue;
             }
             let overrides: Vec<String> =
                 reading.fit().unwrap_or_default().iter().map(|text| text.to_string()).collect();
             let settings = recipe.with(&overrides)?.transform;
-            let read = fit::Reading { model, site: recipe.cc.site, token_budget: recipe.optim.micro_tokens };
             let started = Instant::now();
             let drawn = curve && reading == Reading::Transform;
-            let Some(fitted) = fit::fit(read, &pairs, &settings, drawn, self.interrupt)? else { return Ok(None) };
-            let seconds = started.elapsed().as_secs_f64();
-            let families = inspect::errors(&fitted.transform, read, test);
-            let folded = fitted.transform.fold(model.model.decision_maker());
-            fits.insert(reading, (Fit::new(&fitted, families, seconds), folded));
+            let Some(found) = fit::fit(read, &pairs, &settings, drawn, self.interrupt)? else { return Ok(None) };
+            fitted.insert(reading, (found, started.elapsed().as_secs_f64()));
+        }
+        let transforms: Vec<_> = fitted.values().map(|(found, _)| &found.transform).collect();
+        let errors = inspect::errors(&transforms, read, test)?;
+        for ((&reading, (found, seconds)), families) in fitted.iter().zip(errors) {
+            let folded = found.transform.fold(model.model.decision_maker());
+            fits.insert(reading, (Fit::new(found, families, *seconds), folded));
         }
         Ok(Some(fits))
     }

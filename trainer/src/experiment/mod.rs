@@ -5,6 +5,7 @@
 
 mod answering;
 pub mod cell;
+pub mod distilled;
 mod inspect;
 pub mod matrix;
 mod measure;
@@ -26,7 +27,6 @@ use crate::model_folder::shipped;
 use crate::recipe::Place;
 use crate::{corpus, device, hub};
 
-pub use answering::in_turn;
 use matrix::{Group, Profile};
 use plan::Plan;
 
@@ -85,7 +85,7 @@ pub fn experiment(args: &ExperimentArgs) -> Result<bool> {
     let place = measure::Place {
         recipe,
         corpus: &corpus,
-        base: &base,
+        base_sha256: &plan.base_sha256,
         out: &out,
         device: &device,
         device_name: &device_name,

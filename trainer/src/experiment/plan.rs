@@ -19,7 +19,7 @@ use crate::run_folder::write_file_atomically;
 
 pub const PLAN_FILE: &str = "plan.json";
 /// Raised when cells begin to mean something else.
-const MEANING: u32 = 1;
+const MEANING: u32 = 2;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {

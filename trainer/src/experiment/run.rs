@@ -21,6 +21,7 @@ pub fn run(place: &Place, plan: &Plan, only: Option<Group>) -> Result<bool> {
     std::fs::create_dir_all(&cells).with_context(|| format!("cannot create {}", cells.display()))?;
     run_folder::sweep(place.out)?;
     run_folder::sweep(&cells)?;
+    run_folder::sweep(&place.answers())?;
     plan.write(place.out)?;
     let wanted: Vec<&Planned> =
         plan.cells.iter().filter(|planned| only.is_none_or(|group| planned.cell.group == group)).collect();

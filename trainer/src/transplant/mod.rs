@@ -23,10 +23,12 @@ use cctuning::tap::{FfnActivations, Injection, Site, Taps, Write};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::data::{Row, read_rows_as};
 use crate::evaluate;
 use crate::interrupt::Interrupt;
 use crate::model_folder::ModelFolder;
 use crate::progress::Progress;
+use crate::recipe::Recipe;
 use crate::sample::Sample;
 
 pub use heat_map::heat_map;
@@ -140,6 +142,19 @@ pub struct Transplants {
     pub grids: Vec<Grid>,
 }
 
+impl TransplantArgs {
+    /// The rows whose prompts are patients: those in other languages than English.
+    ///
+    /// # Errors
+    /// A row that cannot be read, or none in another language.
+    pub fn rows(&self, recipe: &Recipe) -> Result<Vec<Row>> {
+        let mut rows = read_rows_as(&self.data, &recipe.data.reading())?;
+        rows.retain(|row| row.lang != "en");
+        ensure!(!rows.is_empty(), "{}: no row in another language than English", self.data.display());
+        Ok(evaluate::at_most(self.limit, rows))
+    }
+}
+
 /// Transplants between all layers and writes the tables. Returns whether all prompts were asked; a table over fewer says
 /// so.
 ///
@@ -157,8 +172,6 @@ pub fn transplant(
         "--share {}: expected a number from 0 to 1",
         args.share
     );
-    let samples = evaluate::at_most(args.limit, samples.into_iter().filter(|sample| sample.lang != "en").collect());
-    ensure!(!samples.is_empty(), "{}: no row in another language than English", args.data.display());
     let modes = if args.modes.is_empty() { &Mode::ALL[..] } else { &args.modes };
     let unrelated = evaluate::others(samples.len(), seed)?;
     let mut sums = Sums::new(modes, folder.config.n_layers);

@@ -6,7 +6,7 @@ use super::Section;
 use super::evidence::{Evidence, Scores};
 use super::markdown::{self, command, interval, p, percent, points, verdict};
 use crate::experiment::cell::{Asked, Measured};
-use crate::experiment::matrix::{Group, Reading, Setting, Training};
+use crate::experiment::matrix::{Cell, Group, Profile, Reading, Setting, Training};
 use crate::plot::{Bar, Bars, Series};
 
 fn foreign(asked: &Asked) -> bool {
@@ -27,6 +27,23 @@ fn arms<'e>(evidence: &'e Evidence, group: Group, main: &str) -> Vec<(String, Ve
     arms.extend(names.into_iter().map(|name| (name.clone(), cells(&name))));
     arms.retain(|(_, cells)| !cells.is_empty());
     arms
+}
+
+/// The line that stands for a group of which no variant is measured.
+fn unmeasured(evidence: &Evidence, group: Group, only: &str) -> Option<String> {
+    let of_group = |cell: &Cell| cell.group == group;
+    if evidence.cells.iter().any(|measured| of_group(&measured.cell)) {
+        return None;
+    }
+    let plan = &evidence.plan;
+    let [ours, full] = [plan.profile, Profile::Full].map(|profile| format!("--profile {}", profile.name()));
+    Some(match plan.cells.iter().any(|planned| of_group(&planned.cell)) {
+        true => format!("Not measured yet; {} does.\n", command(&plan.command, only)),
+        false => {
+            let measures = command(&plan.command.replace(&ours, &full), only);
+            format!("Profile `{}` does not measure this; {measures} does.\n", plan.profile.name())
+        }
+    })
 }
 
 /// The table, the sentences and the data of one group.
@@ -97,7 +114,7 @@ fn chart(evidence: &Evidence, group: Group, main: &str, title: &str) -> String {
     series.push(Series { name: "ML-SFT".into(), bars: bars(&sft, Reading::None) });
     Bars {
         title: title.into(),
-        subtitle: "test, languages without English; lines are 95 % intervals over items and seeds".into(),
+        subtitle: "test, languages without English; lines are 95 % intervals over facts and seeds".into(),
         y: "%".into(),
         groups: families,
         series,
@@ -106,12 +123,16 @@ fn chart(evidence: &Evidence, group: Group, main: &str, title: &str) -> String {
 }
 
 fn figure(evidence: &Evidence, group: Group, only: &str, main: &str, name: &str, title: &str) -> Section {
+    let number = name.trim_start_matches("figure-");
+    let heading = format!("Figure {number}: {title}");
+    if let Some(text) = unmeasured(evidence, group, only) {
+        return Section { title: heading, text, files: Vec::new() };
+    }
     let (text, data) = compared(evidence, group, main);
     let text = format!("{}\n\n![{title}](figures/{name}.svg)\n\n{text}", command(&evidence.plan.command, only));
     let chart = chart(evidence, group, main, title);
-    let number = name.trim_start_matches("figure-");
     Section {
-        title: format!("Figure {number}: {title}"),
+        title: heading,
         text,
         files: vec![(format!("{name}.svg"), chart), (format!("{name}.csv"), data)],
     }
@@ -132,8 +153,13 @@ pub fn others(evidence: &Evidence) -> Section {
     let parts = [(Group::EnglishGrad, "english_grad", "detached English pass"), (Group::E, "e", "e = content mean")];
     let (mut text, mut files) = (String::new(), Vec::new());
     for (group, only, main) in parts {
+        let flag = only.replace('_', "-");
+        if let Some(line) = unmeasured(evidence, group, &flag) {
+            let _ = writeln!(text, "{only}: {line}");
+            continue;
+        }
         let (found, data) = compared(evidence, group, main);
-        let _ = write!(text, "{}\n\n{found}\n", command(&evidence.plan.command, &only.replace('_', "-")));
+        let _ = write!(text, "{}\n\n{found}\n", command(&evidence.plan.command, &flag));
         files.push((format!("ablation-{only}.csv"), data));
     }
     Section { title: "Further ablations: the English gradient and e".into(), text, files }

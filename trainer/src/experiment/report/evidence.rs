@@ -11,7 +11,7 @@ use crate::evaluate::credit;
 use crate::experiment::cell::{Answered, Asked, Measured};
 use crate::experiment::matrix::{Reading, Setting, Training};
 use crate::experiment::plan::Plan;
-use crate::statistics::{Estimate, Weighed, crossed, mcnemar};
+use crate::statistics::{Estimate, Weighed, crossed, signs};
 
 /// The families in the order of the paper's table.
 const FAMILIES: [&str; 6] = ["entailment", "story", "choice", "question", "reading", "summary"];
@@ -39,13 +39,14 @@ struct Item {
     id: String,
     family: String,
     lang: String,
+    fact: String,
 }
 
 /// Two ways on the same items with the same seeds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Difference {
     pub estimate: Estimate,
-    /// Of a two-sided sign test over the items' means.
+    /// Of a two-sided sign test over the facts.
     pub p: f64,
     pub items: usize,
     pub seeds: usize,
@@ -131,8 +132,8 @@ impl Scores {
             for (asked, &credit) in kept {
                 run.insert(&asked.id, credit);
                 if first {
-                    let Asked { id, family, lang, .. } = asked.clone();
-                    items.push(Item { id, family, lang });
+                    let Asked { id, family, lang, fact, .. } = asked.clone();
+                    items.push(Item { id, family, lang, fact });
                 }
             }
         }
@@ -152,16 +153,28 @@ impl Scores {
 
     /// The mean over families and languages of the means over items, over all seeds, with its interval.
     pub fn estimate(&self) -> Estimate {
-        let mut families: Vec<&str> = self.items.iter().map(|item| item.family.as_str()).collect();
-        families.sort_unstable();
-        families.dedup();
-        let weights = self.weights();
+        crossed(&self.credits(), &self.weighed(), SEED)
+    }
+
+    fn credits(&self) -> Vec<Vec<f64>> {
+        self.runs.values().cloned().collect()
+    }
+
+    /// Families are the blocks, facts the clusters.
+    fn weighed(&self) -> Vec<Weighed> {
+        let sorted = |pick: fn(&Item) -> &str| {
+            let mut names: Vec<&str> = self.items.iter().map(pick).collect();
+            names.sort_unstable();
+            names.dedup();
+            names
+        };
+        let (families, facts) = (sorted(|item| &item.family), sorted(|item| &item.fact));
         let item = |(item, weight): (&Item, f64)| Weighed {
             block: families.binary_search(&item.family.as_str()).unwrap_or_default(),
+            cluster: facts.binary_search(&item.fact.as_str()).unwrap_or_default(),
             weight,
         };
-        let items: Vec<Weighed> = self.items.iter().zip(weights).map(item).collect();
-        crossed(&self.runs.values().cloned().collect::<Vec<_>>(), &items, SEED)
+        self.items.iter().zip(self.weights()).map(item).collect()
     }
 
     /// The same without its interval.
@@ -193,9 +206,7 @@ impl Scores {
         let runs: BTreeMap<u64, Vec<f64>> = self.runs.iter().filter_map(differences).collect();
         let items = shared.iter().map(|&(own, _)| self.items[own].clone()).collect();
         let paired = Self { items, runs };
-        let mean = |at: usize| paired.runs.values().map(|run| run[at]).sum::<f64>();
-        let sign = |wanted: fn(f64) -> bool| (0..paired.items()).filter(|&at| wanted(mean(at))).count();
-        let p = mcnemar(sign(|sum| sum < -1e-9), sign(|sum| sum > 1e-9)).p;
+        let p = signs(&paired.credits(), &paired.weighed()).p;
         Difference { estimate: paired.estimate(), p, items: paired.items(), seeds: paired.seeds() }
     }
 }

@@ -1,5 +1,6 @@
 //! Table 1: the data settings with and without CC-Tuning, by family, by what was held out, and by language.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::Section;
@@ -75,6 +76,12 @@ fn arms_and_gains(
     let count = |keep: &dyn Fn(&Asked) -> bool| evidence.prompts().iter().filter(|asked| keep(asked)).count();
     let counts = columns.iter().map(|(_, keep)| count(keep).to_string());
     scores.push([vec!["n (items)".into(), String::new()], counts.collect()].concat());
+    let facts = |keep: &dyn Fn(&Asked) -> bool| {
+        let kept = evidence.prompts().iter().filter(|asked| keep(asked));
+        kept.map(|asked| &asked.fact).collect::<BTreeSet<_>>().len()
+    };
+    let counts = columns.iter().map(|(_, keep)| facts(keep).to_string());
+    scores.push([vec!["facts they ask about".into(), String::new()], counts.collect()].concat());
     let text = format!("{}\n{}", markdown::table(&head, &scores), markdown::table(&head, &gains));
     let columns = ["setting", "training", "part", "mean", "low", "high", "items", "seeds"];
     (text, (file.into(), markdown::csv(&columns, &data)))

@@ -99,9 +99,11 @@ fn head(evidence: &Evidence) -> String {
         text,
         "\nScores are percent of full credit on test prompts: exact answers, for `reading` answers that contain the gold \
          one, for `summary` ROUGE-L. Means are over languages without English. In brackets stands the 95 % interval of a \
-         bootstrap over items (within a family) and seeds; where one seed was run it is over items alone. Seeds vary the \
-         fine-tuning, not the base. \
-         A difference is paired by item and seed; its p is a two-sided sign test over items. \
+         bootstrap over facts and seeds: items that ask for the same fact, story or event, in whatever language, wording or \
+         family, are drawn together, because they are right or wrong together. The drawn seeds answer the same drawn facts; \
+         of n of either n - 1 are drawn (Rao and Wu), and every family keeps its weight. Where one seed was run it is over \
+         facts alone. Seeds vary the fine-tuning, not the base. \
+         A difference is paired by item and seed; its p is a two-sided sign test over facts. \
          Nothing was chosen on these prompts: variants are compared on validation (last table)."
     );
     if !missing.is_empty() {
