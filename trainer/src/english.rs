@@ -13,9 +13,9 @@ use cctuning::tap::{FfnActivations, Injection, Probe, Site, Taps};
 use crate::backward::Pass;
 use crate::batches::micro_batches;
 use crate::optim::Gradients;
+use crate::parallel::in_parallel;
 use crate::recipe::{Cc, EnglishGrad};
 use crate::sample::Sample;
-use crate::parallel::in_parallel;
 use crate::step::Economy;
 
 /// Tokens from which on a common prefix is worth a pass of its own.

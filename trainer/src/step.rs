@@ -6,8 +6,8 @@
 use std::ops::Range;
 
 use burn::module::Module;
-use burn::tensor::activation::softmax;
 use burn::tensor::Tensor;
+use burn::tensor::activation::softmax;
 use cctuning::anchor::{Anchor, index};
 use cctuning::decision_maker::gumbel_noise;
 use cctuning::model::CcModel;

@@ -54,7 +54,8 @@ impl Questions {
         let items: BTreeMap<&str, &Item> = items.iter().map(|item| (item.id.as_str(), item)).collect();
         let asked = |sample: &Sample| {
             let item = items[sample.id.as_str()];
-            let fact = keys.get(item.unit()).with_context(|| format!("{}: no such unit in the corpus", item.id))?.clone();
+            let fact =
+                keys.get(item.unit()).with_context(|| format!("{}: no such unit in the corpus", item.id))?.clone();
             let kind = Row::from(item).kind().into();
             let Item { id, lang, task: family, output: gold, .. } = item.clone();
             Ok(Asked { id, lang, family, kind, fact, gold })

@@ -131,11 +131,7 @@ fn figure(evidence: &Evidence, group: Group, only: &str, main: &str, name: &str,
     let (text, data) = compared(evidence, group, main);
     let text = format!("{}\n\n![{title}](figures/{name}.svg)\n\n{text}", command(&evidence.plan.command, only));
     let chart = chart(evidence, group, main, title);
-    Section {
-        title: heading,
-        text,
-        files: vec![(format!("{name}.svg"), chart), (format!("{name}.csv"), data)],
-    }
+    Section { title: heading, text, files: vec![(format!("{name}.svg"), chart), (format!("{name}.csv"), data)] }
 }
 
 /// Figure 3.
