@@ -118,23 +118,25 @@ pub fn at_most(limit: usize, rows: Vec<Row>) -> Vec<Row> {
     let mut of_kind: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
     let mut of_language: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
     let mut of_family: BTreeMap<(&str, bool, &str), usize> = BTreeMap::new();
-    for _ in 0..limit {
-        for (&(family, lang), left) in &mut left {
-            let count = |at: usize| {
-                let (kind, answer) = if family.is_empty() { ("", "") } else { (rows[at].kind(), &rows[at].output[..]) };
-                let counts = (
-                    of_kind.get(&(family, lang, kind)).copied().unwrap_or(0),
-                    of_language.get(&(family, lang, answer)).copied().unwrap_or(0),
-                    of_family.get(&(family, lang == "en", answer)).copied().unwrap_or(0),
-                );
-                (counts, kind, answer)
+    for _ in 0..limit.min(rows.len()) {
+        for (&(family, lang), left) in left.iter_mut().filter(|(_, left)| !left.is_empty()) {
+            if family.is_empty() {
+                taken.push(left.remove(0));
+                continue;
+            }
+            let english = lang == "en";
+            let counts = |&place: &usize| {
+                let row = &rows[left[place]];
+                let count = |counts: &BTreeMap<_, usize>, last| counts.get(&(family, lang, last)).copied().unwrap_or(0);
+                let in_family = of_family.get(&(family, english, row.output.as_str())).copied().unwrap_or(0);
+                (count(&of_kind, row.kind()), count(&of_language, row.output.as_str()), in_family)
             };
-            let Some(best) = (0..left.len()).min_by_key(|&place| count(left[place]).0) else { continue };
-            let (_, kind, answer) = count(left[best]);
+            let best = left.remove((0..left.len()).min_by_key(counts).unwrap_or(0));
+            let (kind, answer) = (rows[best].kind(), rows[best].output.as_str());
             *of_kind.entry((family, lang, kind)).or_default() += 1;
             *of_language.entry((family, lang, answer)).or_default() += 1;
-            *of_family.entry((family, lang == "en", answer)).or_default() += 1;
-            taken.push(left.remove(best));
+            *of_family.entry((family, english, answer)).or_default() += 1;
+            taken.push(best);
         }
     }
     taken.sort_unstable();
