@@ -41,7 +41,8 @@ impl HeldOut {
     }
 }
 
-/// Units in a drawn order in which the kinds take turns; a key comes again only when every other has come as often.
+/// Units in a drawn order in which the kinds take turns, their order drawn too; a key comes again only when every other has
+/// come as often.
 pub fn balanced<'w>(units: impl Iterator<Item = &'w Unit>, seed: u64, salt: &str) -> Vec<&'w Unit> {
     let mut kinds: BTreeMap<&str, Vec<&Unit>> = BTreeMap::new();
     for unit in units {
@@ -60,7 +61,7 @@ pub fn balanced<'w>(units: impl Iterator<Item = &'w Unit>, seed: u64, salt: &str
         ranked.sort_by_key(|&(times, _)| times);
         order.extend(ranked.into_iter().enumerate().map(|(turn, (times, unit))| (times, turn, unit)));
     }
-    order.sort_by_key(|&(times, turn, _)| (times, turn));
+    order.sort_by_key(|&(times, turn, unit)| (times, turn, hash(seed, &[salt, unit.kind])));
     order.into_iter().map(|(.., unit)| unit).collect()
 }
 
