@@ -86,9 +86,14 @@ fn test_and_validation_share_no_prompt_with_training_and_no_fact_with_each_other
 }
 
 #[test]
-fn fine_tuning_and_pairs_use_only_the_three_seen_phrasings() {
+fn fine_tuning_pairs_and_other_languages_base_text_use_only_the_three_seen_phrasings() {
     let corpus = corpus();
-    for item in corpus.train.iter().chain(&corpus.pairs) {
+    let tasks = corpus.base.iter().filter_map(|text| match text {
+        BaseText::Exchange(item) if item.lang != "en" && item.task != "translate" => Some(item),
+        _ => None,
+    });
+    assert!(LANGUAGES[1..].iter().all(|language| tasks.clone().any(|item| item.lang == language.code)));
+    for item in corpus.train.iter().chain(&corpus.pairs).chain(tasks) {
         assert!(
             PHRASINGS[..HELD_PHRASING].iter().any(|phrasing| item.id.ends_with(&format!("/{phrasing}"))),
             "{}",

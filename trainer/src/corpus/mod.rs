@@ -107,7 +107,7 @@ impl BaseText {
 /// Everything a training run reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corpus {
-    /// Pretraining text: English of every family, other languages' sentences, and words and sentences tied to English.
+    /// Pretraining text: English of every family; other languages' words, sentences and some of their tasks.
     pub base: Vec<BaseText>,
     /// Fine-tuning triples.
     pub train: Vec<Item>,
