@@ -201,9 +201,8 @@ fn the_report_gives_the_means_and_differences_of_its_cells() {
     });
     let evidence = Evidence::read(dir.path()).unwrap();
     assert_eq!((evidence.families(), evidence.languages().len()), (vec!["choice".into(), "question".into()], 2));
-    let foreign = |asked: &Asked| asked.lang != "en";
-    let sft = Scores::of(&evidence.of(Setting::MlSft, Training::Sft, ""), Reading::None, foreign);
-    let cc = Scores::of(&evidence.of(Setting::MlSft, Training::Cc, ""), Reading::Transform, foreign);
+    let sft = Scores::of(&evidence.of(Setting::MlSft, Training::Sft, ""), Reading::None, Asked::foreign);
+    let cc = Scores::of(&evidence.of(Setting::MlSft, Training::Cc, ""), Reading::Transform, Asked::foreign);
     assert_eq!((sft.items(), sft.seeds(), sft.centre()), (32, 5, 0.5));
     let difference = cc.minus(&sft);
     assert_eq!((difference.items, difference.seeds), (32, 5));
@@ -353,7 +352,11 @@ fn ablations_that_a_profile_leaves_out_are_named_and_not_drawn() {
     plan.profile = Profile::Quick;
     plan.command = "trainer experiment --profile quick --set a=1".into();
     plan.write(dir.path()).unwrap();
+    let stale = dir.path().join("figures/figure-3.svg");
+    fs::create_dir_all(stale.parent().unwrap()).unwrap();
+    fs::write(&stale, "drawn by a report that had it").unwrap();
     report::write(dir.path()).unwrap();
+    assert!(!stale.exists());
     let results = fs::read_to_string(dir.path().join(report::RESULTS_FILE)).unwrap();
     for only in ["pool", "site", "english-grad", "e"] {
         let command = format!("`trainer experiment --profile full --set a=1 --only {only}`");

@@ -97,7 +97,7 @@ impl Answerer<'_> {
                 answers.note(asked, connection, samples.len());
             }
             let shown = shown.entry(&asked.family).or_default();
-            if *shown < SHOWN && asked.lang != "en" {
+            if *shown < SHOWN && asked.foreign() {
                 *shown += 1;
                 answers.shown.push((asked.id.clone(), text));
             }
@@ -124,7 +124,7 @@ impl Answers {
     fn note(&mut self, asked: &Asked, connection: &Connection, prompts: usize) {
         self.vector_norm += f64::from(connection.vector_norm) / prompts as f64;
         self.stream_norm += f64::from(connection.stream_norm) / prompts as f64;
-        if asked.lang != "en" {
+        if asked.foreign() {
             let layers = self.selected.entry(asked.family.clone()).or_default();
             layers.resize(connection.probabilities.len(), 0);
             layers[connection.layer] += 1;

@@ -126,6 +126,12 @@ pub struct Asked {
     pub gold: String,
 }
 
+impl Asked {
+    pub fn foreign(&self) -> bool {
+        self.lang != "en"
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Answers {
     pub seconds: f64,

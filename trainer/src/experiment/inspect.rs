@@ -41,7 +41,7 @@ pub fn errors(
     reading: Reading,
     questions: &Questions,
 ) -> Result<Vec<BTreeMap<String, Error>>> {
-    let chosen: Vec<usize> = (0..questions.asked.len()).filter(|&at| questions.asked[at].lang != "en").collect();
+    let chosen: Vec<usize> = (0..questions.asked.len()).filter(|&at| questions.asked[at].foreign()).collect();
     let samples: Vec<_> = chosen.iter().map(|&at| &questions.samples[at]).collect();
     let decoder = &reading.model.model;
     let (n_layers, d_model) = (decoder.n_layers(), decoder.embedding().dims()[1]);

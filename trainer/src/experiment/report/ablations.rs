@@ -9,10 +9,6 @@ use crate::experiment::cell::{Asked, Measured};
 use crate::experiment::matrix::{Cell, Group, Profile, Reading, Setting, Training};
 use crate::plot::{Bar, Bars, Series};
 
-fn foreign(asked: &Asked) -> bool {
-    asked.lang != "en"
-}
-
 /// Variants of a group as the plan has them, with their cells; the main table's CC-Tuning comes first.
 fn arms<'e>(evidence: &'e Evidence, group: Group, main: &str) -> Vec<(String, Vec<&'e Measured>)> {
     let planned = evidence.plan.cells.iter().filter(|planned| planned.cell.group == group);
@@ -52,16 +48,16 @@ fn compared(evidence: &Evidence, group: Group, main: &str) -> (String, String) {
     let (mut rows, mut data, mut text) = (Vec::new(), Vec::new(), String::new());
     let Some((_, reference)) = arms.first() else { return ("Not measured yet.\n".into(), String::new()) };
     let sft = evidence.of(Setting::MlSft, Training::Sft, "");
-    let plain = Scores::of(&sft, Reading::None, foreign);
+    let plain = Scores::of(&sft, Reading::None, Asked::foreign);
     for (name, cells) in &arms {
         // Only seeds that both have: a mean over others would compare seeds, not variants.
-        let scores = Scores::of(cells, Reading::Transform, foreign);
-        let against = scores.minus(&Scores::of(reference, Reading::Transform, foreign));
-        let twin = Scores::of(cells, Reading::Parallel, foreign);
+        let scores = Scores::of(cells, Reading::Transform, Asked::foreign);
+        let against = scores.minus(&Scores::of(reference, Reading::Transform, Asked::foreign));
+        let twin = Scores::of(cells, Reading::Parallel, Asked::foreign);
         let estimate = scores.estimate();
         let is_main = name == main;
         let validation: Vec<f64> =
-            cells.iter().map(|cell| Scores::validation(cell, Reading::Transform, foreign).centre()).collect();
+            cells.iter().map(|cell| Scores::validation(cell, Reading::Transform, Asked::foreign).centre()).collect();
         let validation = validation.iter().sum::<f64>() / validation.len() as f64;
         rows.push(vec![
             name.clone(),
@@ -77,7 +73,7 @@ fn compared(evidence: &Evidence, group: Group, main: &str) -> (String, String) {
             let _ = writeln!(text, "- {name} minus {main} is {difference} points and {said}.");
         }
         for family in evidence.families() {
-            let found = Scores::of(cells, Reading::Transform, |asked| foreign(asked) && asked.family == family);
+            let found = Scores::of(cells, Reading::Transform, |asked| asked.foreign() && asked.family == family);
             let e = found.estimate();
             let numbers = [e.mean, e.low, e.high].map(|value| value.to_string());
             data.push(
@@ -101,7 +97,7 @@ fn chart(evidence: &Evidence, group: Group, main: &str, title: &str) -> String {
     let families = evidence.families();
     let bars = |cells: &[&Measured], reading| -> Vec<Option<Bar>> {
         let bar = |family: &String| {
-            let e = Scores::of(cells, reading, |asked| foreign(asked) && asked.family == *family).estimate();
+            let e = Scores::of(cells, reading, |asked| asked.foreign() && asked.family == *family).estimate();
             e.mean.is_finite().then(|| Bar { value: 100.0 * e.mean, interval: Some((100.0 * e.low, 100.0 * e.high)) })
         };
         families.iter().map(bar).collect()

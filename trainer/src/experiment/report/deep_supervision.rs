@@ -27,11 +27,11 @@ pub fn compared(evidence: &Evidence) -> Section {
         .iter()
         .map(|family| {
             let keep: Box<dyn Fn(&Asked) -> bool + '_> =
-                Box::new(move |asked| foreign(asked) && asked.family == *family);
+                Box::new(move |asked| asked.foreign() && asked.family == *family);
             (family.as_str(), keep)
         })
         .collect();
-    columns.push(("mean", Box::new(foreign)));
+    columns.push(("mean", Box::new(Asked::foreign)));
     let cells: Vec<Vec<&Measured>> = ARMS
         .iter()
         .map(|&(_, training, _)| {
@@ -43,7 +43,7 @@ pub fn compared(evidence: &Evidence) -> Section {
     let scores = |arm: usize, keep: &dyn Fn(&Asked) -> bool| Scores::of(&cells[arm], ARMS[arm].2, keep);
     let (mut rows, mut data, mut said) = (Vec::new(), Vec::new(), String::new());
     for (arm, (name, _, reading)) in ARMS.into_iter().enumerate() {
-        let validation = cells[arm].iter().map(|cell| Scores::validation(cell, reading, foreign).centre());
+        let validation = cells[arm].iter().map(|cell| Scores::validation(cell, reading, Asked::foreign).centre());
         let validation = validation.sum::<f64>() / cells[arm].len() as f64;
         let mut row = vec![name.to_string(), cells[arm].len().to_string(), percent(validation)];
         for (column, keep) in &columns {
@@ -84,10 +84,6 @@ pub fn compared(evidence: &Evidence) -> Section {
     );
     let columns = ["training", "part", "mean", "low", "high", "items", "seeds"];
     Section { title, text, files: vec![("dft.csv".into(), markdown::csv(&columns, &data))] }
-}
-
-fn foreign(asked: &Asked) -> bool {
-    asked.lang != "en"
 }
 
 /// Means over cells.

@@ -12,10 +12,6 @@ use crate::experiment::matrix::{Reading, Setting, Training};
 /// How each training is asked in the main table: CC-Tuning as the paper infers.
 pub const ARMS: [(Training, Reading); 2] = [(Training::Sft, Reading::None), (Training::Cc, Reading::Transform)];
 
-fn foreign(asked: &Asked) -> bool {
-    asked.lang != "en"
-}
-
 /// The scores of one arm, and its name.
 fn arm(evidence: &Evidence, setting: Setting, at: usize, keep: impl Fn(&Asked) -> bool) -> Scores {
     let (training, reading) = ARMS[at];
@@ -92,18 +88,18 @@ pub fn by_family(evidence: &Evidence) -> Section {
     let families = evidence.families();
     let mut columns: Vec<(String, Box<dyn Fn(&Asked) -> bool>)> = Vec::new();
     for family in &families {
-        columns.push((family.clone(), Box::new(move |asked| foreign(asked) && asked.family == *family)));
+        columns.push((family.clone(), Box::new(move |asked| asked.foreign() && asked.family == *family)));
     }
-    columns.push(("mean".into(), Box::new(foreign)));
+    columns.push(("mean".into(), Box::new(Asked::foreign)));
     let (table, file) = arms_and_gains(evidence, &columns, "table-1.csv");
     let mut text = format!("{}\n\n{table}\n", command(&evidence.plan.command, "main"));
     for setting in Setting::ALL {
-        let all = gain(evidence, setting, foreign);
+        let all = gain(evidence, setting, Asked::foreign);
         if all.seeds == 0 {
             continue;
         }
         let higher = families.iter().filter(|family| {
-            gain(evidence, setting, |asked| foreign(asked) && asked.family == **family).estimate.mean > 0.0
+            gain(evidence, setting, |asked| asked.foreign() && asked.family == **family).estimate.mean > 0.0
         });
         let _ = writeln!(
             text,
@@ -120,7 +116,7 @@ pub fn by_family(evidence: &Evidence) -> Section {
 
 /// Table 1 by what was held out.
 pub fn by_kind(evidence: &Evidence) -> Section {
-    let kind = |wanted: &'static str| move |asked: &Asked| foreign(asked) && asked.kind == wanted;
+    let kind = |wanted: &'static str| move |asked: &Asked| asked.foreign() && asked.kind == wanted;
     let columns: Vec<(String, Box<dyn Fn(&Asked) -> bool>)> = vec![
         ("held-out facts".into(), Box::new(kind("fact"))),
         ("held-out phrasings".into(), Box::new(kind("phrasing"))),

@@ -11,12 +11,14 @@ mod markdown;
 mod times;
 mod transform;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::cell::Measured;
+use super::cell::{Asked, Measured};
 use crate::run_folder::write_file_atomically;
 
 pub use evidence::{Difference, Evidence, Scores, constant_answer};
@@ -49,20 +51,30 @@ pub fn write(out: &Path) -> Result<()> {
     sections.extend([analyses::pairs(&evidence), analyses::losses(&evidence), analyses::states(&evidence)]);
     sections.extend([choice::layers(&evidence), choice::connection(&evidence), analyses::transplants(&evidence)]);
     sections.push(everything(&evidence));
-    let mut text = head(&evidence);
+    let (mut text, figures) = (head(&evidence), out.join("figures"));
+    let mut written = BTreeSet::new();
     for section in sections {
         let _ = write!(text, "\n## {}\n\n{}\n", section.title, section.text.trim_end());
         for (name, content) in section.files {
-            write_file_atomically(&out.join("figures").join(name), content.as_bytes())?;
+            write_file_atomically(&figures.join(&name), content.as_bytes())?;
+            written.insert(name);
         }
     }
-    write_file_atomically(&out.join(RESULTS_FILE), text.as_bytes())
+    write_file_atomically(&out.join(RESULTS_FILE), text.as_bytes())?;
+    // What an earlier report drew and this one does not would pass for one of these cells'.
+    for entry in fs::read_dir(&figures).with_context(|| format!("cannot list {}", figures.display()))? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| !written.contains(&*name.to_string_lossy())) {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// What a person wants to know of a cell as soon as it is done.
 pub fn headline(cell: &Measured) -> String {
     let scores = cell.test.readings.keys().map(|&reading| {
-        let scores = Scores::of(&[cell], reading, |asked| asked.lang != "en");
+        let scores = Scores::of(&[cell], reading, Asked::foreign);
         format!("{} {}", reading.name(), percent(scores.centre()))
     });
     scores.collect::<Vec<_>>().join(", ")
@@ -118,11 +130,10 @@ fn head(evidence: &Evidence) -> String {
 
 /// Every cell with its validation and test score: all that was tried.
 fn everything(evidence: &Evidence) -> Section {
-    let foreign = |asked: &super::cell::Asked| asked.lang != "en";
     let rows = evidence.cells.iter().flat_map(|cell| {
         cell.test.readings.keys().map(move |&reading| {
-            let test = Scores::of(&[cell], reading, foreign);
-            let validation = Scores::validation(cell, reading, foreign);
+            let test = Scores::of(&[cell], reading, Asked::foreign);
+            let validation = Scores::validation(cell, reading, Asked::foreign);
             vec![
                 cell.cell.name(),
                 reading.name().into(),

@@ -9,10 +9,6 @@ use super::markdown::{self, command, interval, p, percent, points, verdict};
 use crate::experiment::cell::{Asked, Error, Fit};
 use crate::experiment::matrix::{Reading, Setting, Training};
 
-fn foreign(asked: &Asked) -> bool {
-    asked.lang != "en"
-}
-
 fn error(error: &Error) -> [String; 2] {
     [format!("{:.3e}", error.mse), format!("{:.3}", error.r2)]
 }
@@ -36,11 +32,11 @@ pub fn matrix_against_twin(evidence: &Evidence) -> Section {
          with the English twin on the same items and seeds.\n\n{controls}"
     );
     let cells = evidence.of(Setting::MlSft, Training::Cc, "");
-    let twin = Scores::of(&cells, Reading::Parallel, foreign);
+    let twin = Scores::of(&cells, Reading::Parallel, Asked::foreign);
     for (reading, name) in
         [(Reading::Transform, "W_T"), (Reading::None, "no connection"), (Reading::Zero, "a zero vector")]
     {
-        let difference = Scores::of(&cells, reading, foreign).minus(&twin);
+        let difference = Scores::of(&cells, reading, Asked::foreign).minus(&twin);
         if difference.seeds > 0 {
             let _ = writeln!(
                 text,
@@ -90,7 +86,7 @@ fn families(evidence: &Evidence) -> String {
             let errors =
                 cells.iter().filter_map(|cell| cell.fits.get(&Reading::Transform)?.families.get(&family).copied());
             let Some(found) = mean(&errors.collect::<Vec<_>>()) else { continue };
-            let keep = |asked: &Asked| foreign(asked) && asked.family == family;
+            let keep = |asked: &Asked| asked.foreign() && asked.family == family;
             let matrix = Scores::of(&cells, Reading::Transform, keep);
             let lost = Scores::of(&cells, Reading::Parallel, keep).minus(&matrix);
             let [mse, r2] = error(&found);
@@ -104,16 +100,16 @@ fn families(evidence: &Evidence) -> String {
 /// Every source of the connection in one model.
 fn controls(evidence: &Evidence) -> (String, (String, String)) {
     let cells = evidence.of(Setting::MlSft, Training::Cc, "");
-    let twin = Scores::of(&cells, Reading::Parallel, foreign);
+    let twin = Scores::of(&cells, Reading::Parallel, Asked::foreign);
     let mut asked: Vec<Reading> = cells.iter().flat_map(|cell| cell.test.readings.keys().copied()).collect();
     asked.sort();
     asked.dedup();
     let (mut rows, mut data) = (Vec::new(), Vec::new());
     for reading in asked {
-        let scores = Scores::of(&cells, reading, foreign);
+        let scores = Scores::of(&cells, reading, Asked::foreign);
         let (estimate, against) = (scores.estimate(), scores.minus(&twin));
         let kinds = ["fact", "phrasing"]
-            .map(|kind| percent(Scores::of(&cells, reading, |asked| foreign(asked) && asked.kind == kind).centre()));
+            .map(|kind| percent(Scores::of(&cells, reading, |asked| asked.foreign() && asked.kind == kind).centre()));
         let head = [reading.name().into(), scores.seeds().to_string(), interval(&estimate)];
         let difference = match reading {
             Reading::Parallel => ["–".into(), "–".into()],
