@@ -204,6 +204,28 @@ fn table() -> Vec<u8> {
 }
 
 #[test]
+fn a_column_of_dates_is_no_text_to_train_on() {
+    use parquet::data_type::{ByteArray, ByteArrayType, Int32Type};
+    let columns =
+        "required binary instruction (UTF8); required binary instruction_en (UTF8); required int32 output (DATE);";
+    let schema = parquet::schema::parser::parse_message_type(&format!("message rows {{ {columns} }}")).unwrap();
+    let mut writer =
+        parquet::file::writer::SerializedFileWriter::new(Vec::new(), schema.into(), Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    for text in ["¿Cuándo?", "When?"] {
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&[ByteArray::from(text)], None, None).unwrap();
+        column.close().unwrap();
+    }
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int32Type>().write_batch(&[18_000], None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    let fault = format!("{:#}", read_as("rows.parquet", &writer.into_inner().unwrap()).unwrap_err());
+    assert!(fault.contains("output") && fault.contains("an object"), "{fault}");
+}
+
+#[test]
 fn every_format_is_told_by_its_first_record() {
     let expected = |id: &str| Row { id: id.into(), task: String::new(), ..read(GOOD).unwrap().remove(0) };
     let spanish = Reading { lang: "es".into(), ..Reading::default() };

@@ -80,6 +80,16 @@ fn the_reference_preset_is_the_released_codes_arithmetic() {
 }
 
 #[test]
+fn what_is_not_named_stays_as_a_model_was_trained() {
+    let trained = Cc { e: InputEmbedding::Anchor, selection: Choice::Gumbel, seed: 7, ..Cc::default() };
+    let start = Recipe { cc: Cc::around(&trained.connection()), ..Recipe::default() };
+    let asked =
+        |assignment: &str| Recipe::load_over(start.clone(), Preset::Default, None, &[assignment.into()]).unwrap();
+    assert_eq!(asked("cc.alpha=0.5").cc, Cc { alpha: 0.5, ..trained.clone() });
+    assert_eq!(asked("cc.e=content_mean").cc, Cc { e: InputEmbedding::ContentMean, ..trained });
+}
+
+#[test]
 fn words_on_the_command_line_need_no_quotes() {
     let recipe =
         load("", &["data.train=rows.jsonl", "cc.pool=fixed(7)", "cc.skip_english=true", "cc.alpha=2"]).unwrap();

@@ -104,6 +104,44 @@ fn the_same_seed_writes_the_same_log_and_weights_twice_and_another_seed_does_not
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn one_core_takes_the_same_steps_as_several() {
+    let dir = workplace();
+    finished(train(dir.path(), "cc", "several", &[]));
+    let one = train(dir.path(), "cc", "one", &[]);
+    let mut pinned = Command::new("taskset");
+    pinned.current_dir(dir.path()).env("BURN_DEVICE", "flex").args(["-c", "0"]).arg(one.get_program());
+    pinned.args(one.get_args());
+    finished(pinned);
+    assert_eq!(log(&dir.path().join("one")), log(&dir.path().join("several")));
+    assert_eq!(weights(&dir.path().join("one/model")), weights(&dir.path().join("several/model")));
+}
+
+#[test]
+fn a_finished_run_and_an_export_in_place_leave_the_fitted_matrix() {
+    let dir = workplace();
+    let trainer = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+        command.current_dir(dir.path()).env("BURN_DEVICE", "flex").args(args);
+        finished(command);
+    };
+    finished(train(dir.path(), "cc", "run", &[]));
+    trainer(&["fit", "run/model", "--set", "data.train=rows.jsonl", "--set", "transform.ridge=1e-3"]);
+    let matrix = || fs::read(dir.path().join("run/model/transform_matrix.safetensors")).unwrap();
+    let fitted = matrix();
+    finished(train(dir.path(), "cc", "run", &[]));
+    assert_eq!(matrix(), fitted);
+    trainer(&["export", "hf", "run/model", "--out", "run/model", "--dtype", "f32"]);
+    assert_eq!(matrix(), fitted);
+    // Other weights end it, and all that was said of it.
+    fs::remove_dir_all(dir.path().join("run/checkpoints")).unwrap();
+    finished(train(dir.path(), "cc", "run", &["data.seed=1"]));
+    let left = fs::read_dir(dir.path().join("run/model")).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("transform")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_goes_on_to_the_same_losses_and_weights() {

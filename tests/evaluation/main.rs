@@ -132,6 +132,10 @@ fn numbers_and_dates_are_found_as_each_language_writes_them() {
     assert!(contains("en", "25.0 episodes", "about 25 of them"));
     assert!(contains("de", "114194.0", "114.194 Menschen"));
     assert!(contains("de", "0.86 dollar", "0,86 Dollar"));
+    for (gold, answer) in [("30.0", "3.0 million"), ("15.0", "1.5"), ("12345.0", "1,234.5")] {
+        assert!(!contains("en", gold, answer), "{gold} is not {answer}");
+    }
+    assert!(contains("en", "1234.5", "1,234.5") && contains("en", "1234.0", "1,234"));
     assert!(!contains("en", "Paul Zerdin", "Paul"));
 }
 

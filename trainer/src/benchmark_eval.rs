@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::read_sync;
+use cctuning::bundle::hex;
 use cctuning::chat::Prompt;
 use cctuning::generate::{Decoding, GenerateOptions, Source};
 use cctuning::transform_matrix::FoldedTransform;
@@ -159,7 +160,10 @@ pub fn evaluate(
         }
         let prompt = render(&item.prompt).with_context(|| item.id.clone())?;
         let other = match (options.source, &item.english) {
-            (Source::Shuffled, _) => render(&questions.all[donors[at]].prompt)?,
+            (Source::Shuffled, _) => {
+                let donor = &questions.all[donors[at]];
+                render(&donor.prompt).with_context(|| donor.id.clone())?
+            }
             (Source::Parallel, Some(english)) => render(english).with_context(|| format!("the twin of {}", item.id))?,
             _ => prompt.clone(),
         };
@@ -174,11 +178,13 @@ pub fn evaluate(
 
     let choices = Options::of(folder, left.iter().map(|asked| asked.item.benchmark))?;
     let transform = folder.folded_transform();
-    let mut file = OpenOptions::new().create(true).append(true).open(out.join(ITEMS_FILE))?;
+    let path = out.join(ITEMS_FILE);
+    let kept = || format!("cannot write {}: what was answered is kept, and the same call goes on", path.display());
+    let mut file = OpenOptions::new().create(true).append(true).open(&path).with_context(kept)?;
     let mut progress = Progress::new("eval", items.len(), done.len());
     let mut answered = done.len();
-    let lengths: Vec<usize> = left.iter().map(|asked| asked.prompt.ids.len() + options.max_new_tokens).collect();
-    for batch in batches(&lengths) {
+    let prompts: Vec<(&Prompt, &Prompt)> = left.iter().map(|asked| (&asked.prompt, &asked.other)).collect();
+    for batch in batches(&prompts, options.max_new_tokens) {
         if interrupt.requested() {
             println!("stopped with {answered} of {} items answered; the same call goes on", items.len());
             return Ok(false);
@@ -189,8 +195,7 @@ pub fn evaluate(
             serde_json::to_writer(&mut lines, &record)?;
             lines.push(b'\n');
         }
-        file.write_all(&lines)?;
-        file.sync_data()?;
+        file.write_all(&lines).and_then(|()| file.sync_data()).with_context(kept)?;
         answered += batch.len();
         progress.count(answered, "items");
     }
@@ -246,8 +251,8 @@ fn go_on(out: &Path, run: &mut Value) -> Result<Vec<Record>> {
         write_file_atomically(&described, serde_json::to_string_pretty(run)?.as_bytes())?;
         return Ok(Vec::new());
     }
-    let before: Value = serde_json::from_slice(&fs::read(&described)?)
-        .with_context(|| format!("{}: not the description of a run", described.display()))?;
+    let before = || -> Result<Value> { Ok(serde_json::from_slice(&fs::read(&described)?)?) };
+    let before = before().with_context(|| format!("{}: not the description of a run", described.display()))?;
     // The same weights may lie elsewhere by now.
     let keys = run.as_object().into_iter().flat_map(|run| run.keys()).filter(|key| *key != "model");
     let other: Vec<String> = keys
@@ -266,9 +271,11 @@ fn go_on(out: &Path, run: &mut Value) -> Result<Vec<Record>> {
     }
     let done = read_records(&items)?;
     // A half-written last line goes before anything is added behind it.
-    let bytes = fs::read(&items)?;
-    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-    OpenOptions::new().write(true).open(&items)?.set_len(whole as u64)?;
+    let cut = || -> std::io::Result<()> {
+        let whole = fs::read(&items)?.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        OpenOptions::new().write(true).open(&items)?.set_len(whole as u64)
+    };
+    cut().with_context(|| format!("cannot cut {} behind its last whole line", items.display()))?;
     Ok(done)
 }
 
@@ -322,10 +329,6 @@ fn fingerprint(path: &Path) -> Result<String> {
         }
     }
     Ok(hex(&hash.finalize()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The answers to one batch, and before them what the model holds of the options there, connection included.

@@ -22,8 +22,9 @@ use crate::fit::Reading;
 use crate::generate::{GenerateArgs, SourceArg};
 use crate::inputs::{CORPUS_SEED, announce, model, samples, training_samples};
 use crate::interrupt::Interrupt;
-use crate::model_folder::{ModelFolder, TRANSFORM_FILE};
-use crate::recipe::{Place, Preset, Recipe};
+use crate::model_folder::{ModelFolder, TRANSFORM_FILE, save_transform};
+use crate::recipe::{Cc, Place, Preset, Recipe};
+use crate::sample::Sample;
 use crate::step::MethodName;
 use crate::train::{Ended, describe};
 use crate::transplant::{TransplantArgs, transplant};
@@ -185,7 +186,13 @@ impl RecipeArgs {
         self.load_over(Vec::new())
     }
 
-    /// The same with a verb's own assignments under those of `--set`.
+    /// The same for a model folder: what no argument names stays as the folder says that its model was trained.
+    fn load_for(&self, folder: &ModelFolder) -> Result<Recipe> {
+        let start = Recipe { cc: Cc::around(&folder.settings.connection), ..Recipe::default() };
+        Recipe::load_over(start, self.preset, self.recipe.as_deref(), &self.set)
+    }
+
+    /// As [`Self::load`], with a verb's own assignments under those of `--set`.
     pub fn load_over(&self, mut under: Vec<String>) -> Result<Recipe> {
         under.extend(self.set.iter().cloned());
         Recipe::load(self.preset, self.recipe.as_deref(), &under)
@@ -234,14 +241,10 @@ fn dispatch(verb: Verb) -> Result<bool> {
             )
         }
         Verb::Train { method, recipe } => train_one(method, &recipe.load()?),
-        Verb::Plan(args) => {
-            // Whether it fits is the answer, not a reason to have been stopped.
-            plan::run(&args)?;
-            Ok(true)
-        }
+        Verb::Plan(args) => plan::run(&args).map(|()| true),
         Verb::Fit { folder, curve, recipe } => fit_folder(&folder, &recipe.load()?, curve),
         Verb::Eval { folder, data, benchmarks, source, recipe } => {
-            eval_folder(&folder, data.as_deref(), &benchmarks, source.into(), &recipe.load()?)
+            eval_folder(&folder, data.as_deref(), &benchmarks, source.into(), &recipe)
         }
         Verb::Compare(args) => compare::run(&args).map(|()| true),
         Verb::Generate(args) => generate::generate(&args).map(|()| true),
@@ -262,8 +265,8 @@ fn dispatch(verb: Verb) -> Result<bool> {
             let folder = hub::resolve(&folder)?;
             let loaded = ModelFolder::load(&folder, None, 0, &Device::flex())?;
             loaded.save_shards(&loaded.model, &out, dtype.into(), shard_size)?;
-            if folder.join(TRANSFORM_FILE).exists() {
-                std::fs::copy(folder.join(TRANSFORM_FILE), out.join(TRANSFORM_FILE))?;
+            if let Some(transform) = &loaded.transform {
+                save_transform(&out, transform)?;
             }
             println!("{} written", out.display());
             Ok(true)
@@ -293,11 +296,16 @@ fn train_one(method: MethodName, recipe: &Recipe) -> Result<bool> {
     let samples = training_samples(recipe, &folder)?;
     println!("training on {}", describe(&samples));
     let out = &recipe.run.out;
+    let model = out.join("model");
     match train::train("train", folder, &samples, method.of(recipe), recipe, out, &Interrupt::install()?)? {
         Ended::Interrupted => Ok(false),
-        Ended::Finished(folder) => {
-            folder.save_model(&folder.model, &out.join("model"), Storage::F32)?;
-            println!("{} written", out.join("model").display());
+        Ended::Finished { steps: 0, .. } if ModelFolder::is_whole(&model) => {
+            println!("{} stands", model.display());
+            Ok(true)
+        }
+        Ended::Finished { folder, .. } => {
+            folder.save_model(&folder.model, &model, Storage::F32)?;
+            println!("{} written", model.display());
             Ok(true)
         }
     }
@@ -306,12 +314,13 @@ fn train_one(method: MethodName, recipe: &Recipe) -> Result<bool> {
 fn fit_folder(path: &Path, recipe: &Recipe, curve: bool) -> Result<bool> {
     let path = &hub::resolve(path)?;
     let folder = ModelFolder::load(path, recipe.model.template.named(), 0, &announce())?;
-    let rows = match &recipe.data.train {
+    let rows: Vec<Row> = match &recipe.data.train {
         Place::Builtin => corpus::generate(CORPUS_SEED)?.pairs.iter().map(Row::from).collect(),
         Place::Path(path) => read_rows_as(path, &recipe.data.reading())?,
     };
-    let rows: Vec<Row> = rows.into_iter().filter(|row| row.lang != "en").collect();
-    let samples = samples(recipe, &folder, &rows)?;
+    let mut samples = samples(recipe, &folder, &rows)?;
+    // A prompt beside itself teaches the identity.
+    samples.retain(Sample::has_twin);
     let (site, token_budget) = (folder.settings.connection.site, recipe.optim.micro_tokens);
     let reading = Reading { model: &folder.model, site, token_budget };
     let Some(fitted) = fit::fit(reading, &samples, &recipe.transform, curve, &Interrupt::install()?)? else {
@@ -328,15 +337,14 @@ fn eval_folder(
     data: Option<&Path>,
     asked: &BenchmarkArgs,
     source: Source,
-    recipe: &Recipe,
+    recipe: &RecipeArgs,
 ) -> Result<bool> {
     // Before the weights are read: a wrong name should not cost a minute.
+    let template = recipe.load()?.model.template.named();
     let questions = asked.benchmarks.as_ref().map(|folder| Questions::load(folder, asked)).transpose()?;
-    let mut folder = ModelFolder::load(path, recipe.model.template.named(), 0, &announce())?;
-    if recipe.cc.connection() != Recipe::default().cc.connection() {
-        // The folder says how the model was trained; whoever names something else wants that.
-        folder.settings.connection = recipe.cc.connection();
-    }
+    let mut folder = ModelFolder::load(path, template, 0, &announce())?;
+    let recipe = &recipe.load_for(&folder)?;
+    folder.settings.connection = recipe.cc.connection();
     if let Some(questions) = questions {
         let options = crate::run::options(recipe, &folder, source)?;
         let out = asked.out.as_deref().unwrap_or(&recipe.run.out);

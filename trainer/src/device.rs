@@ -18,6 +18,11 @@ pub fn choose() -> (Device, String) {
     (Device::flex(), "CPU (built without the `cuda` feature)".into())
 }
 
+/// Whether a device is the CPU, whose memory is the process's own and whose cores each take a batch.
+pub fn is_cpu(device: &Device) -> bool {
+    device.clone().inner() == Device::flex()
+}
+
 /// Kernels are compiled by NVRTC when they are first run, so the driver alone is not enough.
 #[cfg(feature = "cuda")]
 fn cuda_libraries() -> Result<(), &'static str> {

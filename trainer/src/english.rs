@@ -12,6 +12,7 @@ use cctuning::tap::{FfnActivations, Injection, Probe, Site, Taps};
 
 use crate::backward::Pass;
 use crate::batches::micro_batches;
+use crate::data::build::is_english;
 use crate::optim::Gradients;
 use crate::parallel::in_parallel;
 use crate::recipe::{Cc, EnglishGrad};
@@ -142,6 +143,9 @@ impl Twins<'_> {
 }
 
 /// What enters a main pass, and how it was decided.
+///
+/// # Shapes
+/// `logits` and `weights` are `[rows, n_layers]`.
 pub struct Connected {
     pub injection: Injection,
     pub logits: Tensor<2>,
@@ -164,14 +168,14 @@ pub fn connect(
     let decision = model.decide(cc.pool, selection, logits);
     let mut vector = activations.mix(decision.weights.clone()) * cc.alpha;
     if cc.skip_english {
-        let keep: Vec<f32> = samples.iter().map(|sample| f32::from(sample.lang != "en")).collect();
+        let keep: Vec<f32> = samples.iter().map(|sample| f32::from(!is_english(&sample.lang))).collect();
         vector = vector * Tensor::<2>::from_data(TensorData::new(keep, [samples.len(), 1]), &model.device());
     }
     let injection = Injection { layer: cc.layer, ..Injection::new(anchor, vector) };
     Connected { injection, logits: decision.logits, weights: decision.weights }
 }
 
-/// `G`: what the English twins' prompts hold at their anchors.
+/// `G`: what the English twins' prompts hold at their anchors, `[rows, n_layers, d_model]`.
 pub fn english_activations(model: &CcModel, samples: &[&Sample], cc: &Cc) -> FfnActivations {
     model.activations(&english_tokens(model, samples), &english_anchor(samples), cc.site)
 }

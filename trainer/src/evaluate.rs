@@ -51,8 +51,7 @@ pub fn answer_until(
     options: &GenerateOptions,
     stopped: &(dyn Fn() -> bool + Sync),
 ) -> Result<Option<Vec<Answered>>> {
-    let lengths: Vec<usize> = prompts.iter().map(|(prompt, _)| prompt.ids.len() + options.max_new_tokens).collect();
-    let batches = batches(&lengths);
+    let batches = batches(prompts, options.max_new_tokens);
     let one = |batch: &Vec<usize>| -> Result<Option<Vec<Answered>>> {
         if stopped() {
             return Ok(None);
@@ -72,8 +71,11 @@ pub fn answer_until(
     Ok(Some(answers))
 }
 
-/// Cuts rows, the longest first, into batches of at most [`BATCH_SLOTS`]: what does not fit into memory shows at once.
-pub fn batches(lengths: &[usize]) -> Vec<Vec<usize>> {
+/// Cuts prompts, the longest first, into batches of at most [`BATCH_SLOTS`]: what does not fit into memory shows at once.
+/// The other prompts are read as one batch too.
+pub fn batches(prompts: &[(&Prompt, &Prompt)], max_new_tokens: usize) -> Vec<Vec<usize>> {
+    let length = |(own, other): &(&Prompt, &Prompt)| (own.ids.len() + max_new_tokens).max(other.ids.len());
+    let lengths: Vec<usize> = prompts.iter().map(length).collect();
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&at| std::cmp::Reverse(lengths[at]));
     let mut rest = &order[..];

@@ -220,7 +220,7 @@ fn read(
 
 impl Reading<'_> {
     /// What the anchors of both sides of some pairs hold, in micro-batches: `take` gets the numbers of the pairs, their own
-    /// side and the English one. False as soon as it says so.
+    /// side and the English one, each row-major `[pairs * n_layers, d_model]`. False as soon as it says so.
     ///
     /// # Errors
     /// Those of `take`.

@@ -4,12 +4,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
-use cctuning::checkpoint::{Storage, save_tensors};
 use cctuning::least_squares::{FitReport, Judgement};
 use cctuning::transform_matrix::TransformMatrix;
 use serde::Serialize;
 
-use crate::model_folder::TRANSFORM_FILE;
+use crate::model_folder::save_transform;
 use crate::plot::{Chart, Line};
 use crate::run_folder::write_file_atomically;
 
@@ -124,7 +123,7 @@ impl Fitted {
             write("transform-curve.svg", self.by_pairs().svg().as_bytes())?;
         }
         // Last: where it is, everything is.
-        write(TRANSFORM_FILE, &save_tensors(self.transform.to_tensors(), Storage::F32)?)
+        save_transform(folder, &self.transform)
     }
 
     fn by_layer(&self) -> Chart {

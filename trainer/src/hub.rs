@@ -5,6 +5,7 @@
 //!
 //! `hf-hub` 0.5 and not 1.0: the latter starts an interrupted file over, and needs an asynchronous runtime and a C build.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io::IsTerminal;
@@ -15,10 +16,10 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use indicatif::{HumanBytes, ProgressBar};
-use sha2::{Digest, Sha256};
 
-const INDEX: &str = "model.safetensors.index.json";
-const SINGLE: &str = "model.safetensors";
+use crate::run_folder::file_sha256;
+use crate::weight_files::{self, INDEX_FILE, SINGLE_FILE};
+
 /// What a folder cannot do without beside its weights.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
 /// What is taken along where there is one, before the weights: a folder with weights is complete.
@@ -29,7 +30,7 @@ const WELCOME: [&str; 7] = [
     "chat_template.jinja",
     "cctuning.json",
     "transform_matrix.safetensors",
-    INDEX,
+    INDEX_FILE,
 ];
 /// Further attempts at a file whose connection breaks; each goes on where the one before ended.
 const RETRIES: u32 = 4;
@@ -153,7 +154,7 @@ impl Hub {
         for file in NEEDED {
             ensure!(has(file), "{id}@{revision} has no {file}, which this trainer needs: {}", kind(&offered));
         }
-        ensure!(has(INDEX) || has(SINGLE), "{id}@{revision} has no safetensors weights: {}", kind(&offered));
+        ensure!(has(INDEX_FILE) || has(SINGLE_FILE), "{id}@{revision} has no safetensors weights: {}", kind(&offered));
 
         // All files are of one commit, whatever happens to the branch meanwhile.
         let at_commit = api.repo(repo(&info.sha));
@@ -163,7 +164,7 @@ impl Hub {
         }
         let folder = cache.repo(repo(revision)).pointer_path(&info.sha);
         for file in weights(&folder)? {
-            ensure!(has(&file), "{id}@{revision}: {INDEX} names {file}, which the repository does not have");
+            ensure!(has(&file), "{id}@{revision}: {INDEX_FILE} names {file}, which the repository does not have");
             fetch(&file)?;
         }
         cache.repo(repo(revision)).create_ref(&info.sha)?;
@@ -214,9 +215,7 @@ impl Hub {
         let name = blob.file_name().unwrap_or_default().to_string_lossy().into_owned();
         // The Hub names large files by their sha256, small ones by git's.
         if name.len() == 64 {
-            let mut hasher = Sha256::new();
-            std::io::copy(&mut fs::File::open(&blob)?, &mut hasher)?;
-            let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            let found = file_sha256(&blob)?;
             if found != name {
                 fs::remove_file(&path).and_then(|()| fs::remove_file(&blob))?;
                 bail!(
@@ -336,26 +335,15 @@ fn resumable(api: &Api, cached: &hf_hub::CacheRepo, url: &str) -> Result<(), Api
 
 /// The weights that a folder's index names, or the one file there is without an index.
 fn weights(folder: &Path) -> Result<Vec<String>> {
-    let path = folder.join(INDEX);
-    let Ok(bytes) = fs::read(&path) else { return Ok(vec![SINGLE.into()]) };
-    let index: serde_json::Value =
-        serde_json::from_slice(&bytes).with_context(|| format!("cannot read {}", path.display()))?;
-    let map = index["weight_map"].as_object();
-    let map = map.with_context(|| format!("{}: expected an object `weight_map`", path.display()))?;
-    let mut files: Vec<String> = map.values().filter_map(serde_json::Value::as_str).map(String::from).collect();
-    files.sort();
-    files.dedup();
-    for file in &files {
-        let plain = file.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-        ensure!(plain && file.ends_with(".safetensors"), "{}: {file:?} is not the name of a shard", path.display());
-    }
-    Ok(files)
+    let Some(files) = weight_files::index(folder)? else { return Ok(vec![SINGLE_FILE.into()]) };
+    let files: BTreeSet<String> = files.into_values().collect();
+    Ok(files.into_iter().collect())
 }
 
 /// The first file that a folder lacks.
 fn missing(folder: &Path) -> Option<String> {
     let needed = NEEDED.map(String::from).into_iter();
-    let weights = weights(folder).unwrap_or_else(|_| vec![INDEX.into()]);
+    let weights = weights(folder).unwrap_or_else(|_| vec![INDEX_FILE.into()]);
     needed.chain(weights).find(|file| !folder.join(file).exists())
 }
 

@@ -20,6 +20,8 @@ use minijinja::{Environment, ErrorKind, Value, context};
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
+use crate::run_folder::read_if_there;
+
 /// Published templates are below 20 kB and need a few hundred instructions for a turn.
 const LONGEST_SOURCE: usize = 256 * 1024;
 const FUEL: u64 = 100_000;
@@ -57,9 +59,9 @@ pub fn of_folder(path: &Path, tokenizer: &Tokenizer) -> Result<Option<ChatTempla
 fn read(path: &Path) -> Result<Option<(&'static str, Source)>> {
     const CONFIG: &str = "tokenizer_config.json";
     const FILE: &str = "chat_template.jinja";
-    let config: serde_json::Value = match fs::read(path.join(CONFIG)) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| path.join(CONFIG).display().to_string())?,
-        Err(_) => serde_json::Value::Null,
+    let config: serde_json::Value = match read_if_there(&path.join(CONFIG))? {
+        Some(bytes) => serde_json::from_slice(&bytes).with_context(|| path.join(CONFIG).display().to_string())?,
+        None => serde_json::Value::Null,
     };
     let mut tokens = BTreeMap::new();
     for (key, value) in config.as_object().into_iter().flatten() {
@@ -68,7 +70,8 @@ fn read(path: &Path) -> Result<Option<(&'static str, Source)>> {
             tokens.insert(key.clone(), token.to_owned());
         }
     }
-    if let Ok(text) = fs::read_to_string(path.join(FILE)) {
+    if let Some(bytes) = read_if_there(&path.join(FILE))? {
+        let text = String::from_utf8(bytes).with_context(|| format!("{}: not UTF-8", path.join(FILE).display()))?;
         return Ok(Some((FILE, Source { text, tokens })));
     }
     let text = match &config["chat_template"] {

@@ -38,6 +38,7 @@ pub mod parallel;
 pub mod plan;
 pub mod plot;
 pub mod precision;
+mod preset;
 pub mod pretrain;
 pub mod progress;
 pub mod recipe;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use cctuning::chat::{AnchorRule, ChatTemplate};
-use cctuning::checkpoint::{Checkpoint, Storage};
+use cctuning::checkpoint::{Checkpoint, Storage, save_tensors};
 use cctuning::config::ModelConfig;
 use cctuning::generate::ConnectionOptions;
 use cctuning::model::CcModel;
@@ -18,12 +18,17 @@ use cctuning::transform_matrix::{FoldedTransform, TransformMatrix};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::run_folder::read_if_there;
 pub use crate::weight_files::load_weights;
 use crate::weight_files::{self, SHARD_BYTES};
 use crate::{hub, jinja};
 
 pub const TRANSFORM_FILE: &str = "transform_matrix.safetensors";
+/// All that a fit leaves in a folder.
+const TRANSFORM_FILES: [&str; 6] =
+    [TRANSFORM_FILE, "transform.json", "transform.txt", "transform.svg", "transform-curve.csv", "transform-curve.svg"];
 const SETTINGS_FILE: &str = "cctuning.json";
+const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 
 /// What `cctuning.json` says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,7 +113,7 @@ impl ModelFolder {
         let mut config = self.config.clone();
         config.eos_token_ids.clone_from(&stop);
         // What belongs to the weights that stood here must not be taken for a part of these.
-        for former in [TRANSFORM_FILE, "transform.json"] {
+        for former in TRANSFORM_FILES {
             weight_files::remove(&path.join(former))?;
         }
         weight_files::save_weights(model, path, storage, shard_bytes)?;
@@ -125,7 +130,12 @@ impl ModelFolder {
         if let Some(begin) = self.settings.template.begin_token() {
             tokenizer_config["bos_token"] = begin.into();
         }
-        write_json(path, "tokenizer_config.json", &tokenizer_config)
+        write_json(path, TOKENIZER_CONFIG_FILE, &tokenizer_config)
+    }
+
+    /// Whether `path` holds all that [`Self::save_model`] writes; its last file is there once all others are.
+    pub fn is_whole(path: &Path) -> bool {
+        path.join(TOKENIZER_CONFIG_FILE).exists()
     }
 }
 
@@ -141,9 +151,11 @@ pub fn speech(path: &Path, template: Option<ChatTemplate>) -> Result<Speech> {
     let path = &hub::resolve(path)?;
     let tokenizer_json = read(path, "tokenizer.json")?;
     let tokenizer = Tokenizer::from_json(&tokenizer_json).with_context(|| path.display().to_string())?;
-    let mut settings = match fs::read(path.join(SETTINGS_FILE)) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| path.join(SETTINGS_FILE).display().to_string())?,
-        Err(_) => Settings {
+    let mut settings = match read_if_there(&path.join(SETTINGS_FILE))? {
+        Some(bytes) => {
+            serde_json::from_slice(&bytes).with_context(|| path.join(SETTINGS_FILE).display().to_string())?
+        }
+        None => Settings {
             template: match &template {
                 Some(named) => named.clone(),
                 None => jinja::of_folder(path, &tokenizer)?.or_else(|| ChatTemplate::detect(&tokenizer)).with_context(
@@ -184,6 +196,11 @@ fn merged(source: &Value, ours: Value, dtype: &str) -> Value {
     }
     merged.extend(ours);
     Value::Object(merged)
+}
+
+/// Writes the Transform Matrix of a folder.
+pub fn save_transform(path: &Path, transform: &TransformMatrix) -> Result<()> {
+    write(path, TRANSFORM_FILE, &save_tensors(transform.to_tensors(), Storage::F32)?)
 }
 
 /// Reads the Transform Matrix of a folder.

@@ -5,6 +5,7 @@
 //! Hugging Face name.
 
 use std::collections::BTreeMap;
+use std::f64::consts::LN_2;
 use std::io::{self, Write};
 
 use anyhow::Result;
@@ -188,9 +189,10 @@ impl AdamW {
         match self.moments_in {
             Precision::F32 => v,
             Precision::Bf16 => {
-                let spacing = 0.5f64.powi(7);
-                let noise = v.random_like(Distribution::Uniform(-0.5 * spacing, 0.5 * spacing));
-                self.moments_in.round(v.clone() + v * noise)
+                // From half a step below to half a step above, a step being that of bf16 at this size.
+                let noise = v.random_like(Distribution::Uniform(-0.5, 0.5));
+                let spacing = ((v.clone().log() / LN_2).floor() * LN_2).exp() * 0.5f64.powi(7);
+                self.moments_in.round(v + spacing * noise)
             }
         }
     }

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use burn::tensor::Device;
 use cctuning::model::CcModel;
+
+use crate::device::is_cpu;
 
 /// The widest model of which several batches are answered at once. A wider one has products that keep all cores busy, and
 /// caches that are not to be held several times.
@@ -12,10 +13,7 @@ const NARROW: usize = 512;
 /// Passes through a model that are computed at once: on the CPU one per core, because most of Burn's operations use one core
 /// there.
 pub fn cores(model: &CcModel) -> usize {
-    match model.device().inner() == Device::flex() {
-        true => std::thread::available_parallelism().map_or(1, usize::from),
-        false => 1,
-    }
+    if is_cpu(&model.device()) { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 }
 }
 
 /// Batches that are answered at once, each with a cache of its own.

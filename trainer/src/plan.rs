@@ -70,8 +70,8 @@ pub struct Plan {
     pub checkpoint_bytes: f64,
 }
 
-/// Prints the plan. False when it does not fit.
-pub fn run(args: &PlanArgs) -> Result<bool> {
+/// Prints the plan, and whether it fits.
+pub fn run(args: &PlanArgs) -> Result<()> {
     let recipe = args.recipe.load()?;
     let config = match (&args.config, &recipe.model.path) {
         (Some(path), _) => {
@@ -83,13 +83,15 @@ pub fn run(args: &PlanArgs) -> Result<bool> {
     };
     let threads = if args.gpu { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
     let plan = plan(&config, &recipe, args.method == MethodName::Cc, threads);
-    let available = args.memory.map(|gib| gib * (1u64 << 30) as f64).or(memory::available().map(|bytes| bytes as f64));
+    // How much a GPU has, only its owner knows.
+    let here = memory::available().filter(|_| !args.gpu).map(|bytes| bytes as f64);
+    let available = args.memory.map(|gib| gib * (1u64 << 30) as f64).or(here);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&plan)?);
     } else {
         println!("{}", plan.table(available));
     }
-    Ok(available.is_none_or(|available| plan.peak_bytes <= available))
+    Ok(())
 }
 
 /// What training `config` by `recipe` needs where `threads` micro-batches run side by side.
@@ -105,8 +107,8 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize) -> 
     let decision = d * layers;
     let gradients = trained + if cc { decision } else { 0.0 };
     let side_by_side = if optim.recompute { 1 } else { threads };
-    // Several threads have gradients of their own beside their sum.
-    let sets = if side_by_side > 1 { side_by_side + 1 } else { 1 };
+    // Micro-batches have gradients of their own beside their sum.
+    let sets = if optim.recompute { 1 } else { side_by_side + 1 };
     let moment = if optim.moments == Precision::Bf16 { 2.0 } else { F32 };
     let part = |name, bytes, why: String| Part { name, bytes, why };
     let billions = |n: f64| format!("{:.3} B", n / 1e9);
@@ -130,7 +132,7 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize) -> 
     let head = LOGITS * rows * vocab + table;
     let rounded = if optim.precision == Precision::Bf16 { table / 2.0 } else { 0.0 };
     // The head goes back first, when no other gradient is there.
-    let not_yet = if side_by_side > 1 { 0.0 } else { F32 * (gradients - table) };
+    let not_yet = if optim.recompute { F32 * (gradients - table) } else { 0.0 };
     let biggest = table.max(d * ff);
     let passing = vec![
         part(

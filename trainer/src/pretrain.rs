@@ -82,7 +82,7 @@ pub fn pretrain(corpus: &Corpus, recipe: &Recipe, out: &Path, device: &Device, i
     println!("{} lines of base text, {tokens} tokens", samples.len());
     match train("pretrain", folder, &samples, Method::Sft, recipe, &out.join("pretraining"), interrupt)? {
         Ended::Interrupted => Ok(false),
-        Ended::Finished(folder) => {
+        Ended::Finished { folder, .. } => {
             folder.save_model(&folder.model, out, Storage::Bf16)?;
             crate::run_folder::write_file_atomically(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
             Ok(true)

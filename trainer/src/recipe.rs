@@ -17,6 +17,7 @@ pub use crate::data::settings::Data;
 pub use crate::deep_supervision::Dft;
 use crate::overlay;
 use crate::precision::Precision;
+pub use crate::preset::Preset;
 
 /// Everything a training run depends on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -210,6 +211,12 @@ impl Cc {
         let Self { e, pool, site, layer, selection, alpha, two_pass, seed, .. } = *self;
         ConnectionOptions { e, pool, choice: selection, site, layer, alpha: alpha as f32, two_pass, seed }
     }
+
+    /// The defaults around the choices of a trained model.
+    pub fn around(connection: &ConnectionOptions) -> Self {
+        let ConnectionOptions { e, pool, choice: selection, site, layer, alpha, two_pass, seed } = *connection;
+        Self { e, pool, selection, site, layer, alpha: alpha.into(), two_pass, seed, ..Self::default() }
+    }
 }
 
 impl Template {
@@ -291,39 +298,20 @@ pub enum EnglishGrad {
     Full,
 }
 
-/// A named starting point under the recipe file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, clap::ValueEnum)]
-pub enum Preset {
-    #[default]
-    Default,
-    /// The released code's arithmetic.
-    Reference,
-    /// The paper's full fine-tuning settings.
-    PaperHparams,
-}
-
-impl Preset {
-    fn toml(self) -> &'static str {
-        match self {
-            Self::Default => "",
-            Self::Reference => {
-                "[cc]\nanchor = 'role_token'\ne = 'anchor'\nselection = 'gumbel'\ntwo_pass = 'full'\nstop = 'config'\n"
-            }
-            Self::PaperHparams => {
-                "[data]\ncutoff = 1024\nenglish_cutoff = 1024\n\
-                 [optim]\nlr = 1e-5\nbatch_size = 16\nmicro_tokens = 4096\nepochs = 3\nmax_steps = 0\nschedule = 'cosine'\nwarmup_ratio = 0.1\n\
-                 recompute = true\nprecision = 'bf16'\n"
-            }
-        }
-    }
-}
-
 impl Recipe {
     /// Layers defaults, preset, file and overrides into one value.
     ///
     /// # Errors
     /// Every unknown key, wrong type and value out of range at once, each with its place.
     pub fn load(preset: Preset, file: Option<&Path>, overrides: &[String]) -> Result<Self> {
+        Self::load_over(Self::default(), preset, file, overrides)
+    }
+
+    /// The same over another start than the defaults.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_over(start: Self, preset: Preset, file: Option<&Path>, overrides: &[String]) -> Result<Self> {
         let mut assignments = overlay::document(preset.toml(), "preset")?;
         if let Some(file) = file {
             let text =
@@ -333,7 +321,7 @@ impl Recipe {
         for text in overrides {
             assignments.push(overlay::argument(text)?);
         }
-        let mut recipe = Self::default();
+        let mut recipe = start;
         overlay::apply(&mut recipe, &assignments, Self::range_fault)?;
         Ok(recipe)
     }
@@ -343,10 +331,7 @@ impl Recipe {
     /// # Errors
     /// As [`Self::load`].
     pub fn with(&self, overrides: &[String]) -> Result<Self> {
-        let assignments = overrides.iter().map(|text| overlay::argument(text)).collect::<Result<Vec<_>>>()?;
-        let mut recipe = self.clone();
-        overlay::apply(&mut recipe, &assignments, Self::range_fault)?;
-        Ok(recipe)
+        Self::load_over(self.clone(), Preset::Default, None, overrides)
     }
 
     /// The resolved configuration, every value written out; `load` reads it back to the same recipe.

@@ -14,7 +14,7 @@ use cctuning::sampling::Sampling;
 use crate::corpus::family::Family;
 use crate::corpus::{Corpus, Item, LANGUAGES};
 use crate::data::Row;
-use crate::evaluate::{answer, at_most, credits, percent};
+use crate::evaluate::{answer_until, at_most, credits, percent};
 use crate::export::{self, Content};
 use crate::fit::{Reading, fit};
 use crate::fit_report::Fitted;
@@ -55,7 +55,7 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
         &out.join("sft"),
         interrupt,
     )? {
-        Ended::Finished(folder) => folder.model,
+        Ended::Finished { folder, .. } => folder.model,
         Ended::Interrupted => return Ok(false),
     };
     write_file_atomically(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
@@ -68,7 +68,7 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
         &out.join("cc"),
         interrupt,
     )? {
-        Ended::Finished(folder) => folder.model,
+        Ended::Finished { folder, .. } => folder.model,
         Ended::Interrupted => return Ok(false),
     };
 
@@ -78,7 +78,7 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
     println!("\n{}", fitted.summary());
 
     let test = inputs::samples(recipe, &base, &at_most(recipe.eval.limit, rows(&corpus.test)))?;
-    let columns = evaluate(recipe, &base, &sft, &cc, &fitted, &test)?;
+    let Some(columns) = evaluate(recipe, &base, &sft, &cc, &fitted, &test, interrupt)? else { return Ok(false) };
     let table = render_table(&test, &columns);
     println!("{table}");
     write_file_atomically(&out.join("table.txt"), table.as_bytes())?;
@@ -100,17 +100,21 @@ fn evaluate(
     cc: &CcModel,
     fitted: &Fitted,
     test: &[Sample],
-) -> Result<Vec<(&'static str, Vec<f64>)>> {
+    interrupt: &Interrupt,
+) -> Result<Option<Vec<(&'static str, Vec<f64>)>>> {
     let folded = fitted.transform.fold(cc.model.decision_maker());
     let prompts: Vec<(&Prompt, &Prompt)> = test.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
     let mut columns = Vec::new();
     for (name, connected, source) in COLUMNS {
         let options = options(recipe, base, source)?;
         let model = if connected { cc } else { sft };
-        let answers = answer(model, &base.config, Some(&folded), &prompts, &options)?;
+        let stopped = || interrupt.requested();
+        let answers = answer_until(model, &base.config, Some(&folded), &prompts, &options, &stopped)?;
+        let Some(answers) = answers else { return Ok(None) };
+        let answers: Vec<Vec<u32>> = answers.into_iter().map(|(tokens, _)| tokens).collect();
         columns.push((name, credits(test, &answers, &base.tokenizer)?));
     }
-    Ok(columns)
+    Ok(Some(columns))
 }
 
 /// Greedy answering with the recipe's connection.

@@ -153,7 +153,7 @@ pub fn verify(checkpoint: &Path) -> Result<()> {
                 if found.contains_key(name) { "is not in the manifest" } else { "is in the manifest but missing" };
             bail!("{} {fault}", place.display());
         };
-        let actual = sha256(path)?;
+        let actual = file_sha256(path)?;
         ensure!(actual == *sum, "{}: expected sha256 {sum}, found {actual}", place.display());
     }
     Ok(())
@@ -166,7 +166,7 @@ fn seal(folder: &Path) -> Result<()> {
     let mut manifest = String::new();
     for (name, path) in &files {
         ensure!(!name.contains('\n'), "{name:?}: a file name with a line break cannot be listed in a manifest");
-        manifest += &format!("{}  {name}\n", sha256(path)?);
+        manifest += &format!("{}  {name}\n", file_sha256(path)?);
         // The folders too: they hold the names, and a file without its name is lost.
         for place in path.ancestors().take_while(|place| place.starts_with(folder)) {
             sync(place)?;
@@ -209,7 +209,23 @@ fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     list().with_context(|| format!("cannot list {}", dir.display()))
 }
 
-fn sha256(path: &Path) -> Result<String> {
+/// The bytes of a file; None where there is none.
+///
+/// # Errors
+/// There is one that cannot be read.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// The checksum of a file's bytes.
+///
+/// # Errors
+/// It cannot be read.
+pub fn file_sha256(path: &Path) -> Result<String> {
     let mut hasher = Sha256::new();
     File::open(path)
         .and_then(|mut file| io::copy(&mut file, &mut hasher))

@@ -167,10 +167,11 @@ pub fn step_with_noise(
     };
     let micro_batches = micro_batches(&lengths, economy.micro_tokens);
     let threads = economy.threads(model);
-    // Only so many gradients wait at once to be added as are computed at once.
+    // Only so many gradients wait at once to be added as are computed at once. However many cores there are, a micro-batch's
+    // own sum comes first, so that the result is the same; only who has no room for two sets adds at once.
     for some in micro_batches.chunks(threads) {
         let done = match some {
-            [one] => vec![micro(one, &mut result.gradients)],
+            [one] if economy.recompute => vec![micro(one, &mut result.gradients)],
             many => in_parallel(threads, many, |rows| {
                 let mut gradients = Gradients::default();
                 (micro(rows, &mut gradients), gradients)

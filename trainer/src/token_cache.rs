@@ -11,9 +11,9 @@ use cctuning::chat::Prompt;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::data::build::file_sha256;
 use crate::data::{Reading, read_rows_as};
 use crate::mapped::Mapped;
+use crate::run_folder::file_sha256;
 use crate::run_folder::write_file_atomically;
 use crate::sample::{Rendered, Renderer, Sample};
 

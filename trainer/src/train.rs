@@ -15,11 +15,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::batches::Order;
+use crate::device::is_cpu;
 use crate::interrupt::Interrupt;
 use crate::log::Log;
 use crate::memory;
 use crate::model_folder::{ModelFolder, load_weights};
 use crate::optim::{AdamW, Stepped};
+use crate::parallel::cores;
 use crate::plan;
 use crate::progress::Progress;
 use crate::recipe::{Data, Recipe};
@@ -59,8 +61,8 @@ struct Entry {
 
 /// How a training run ended.
 pub enum Ended {
-    /// All steps were taken.
-    Finished(Box<ModelFolder>),
+    /// All steps were taken, so many of them by this call.
+    Finished { folder: Box<ModelFolder>, steps: usize },
     /// A person asked to stop; the checkpoint holds everything that resuming needs.
     Interrupted,
 }
@@ -93,8 +95,8 @@ pub fn train(
     let mut optimizer = AdamW::new(optim, recipe.cc.decision_lr_mult);
     let mut done = 0;
     if let Some(checkpoint) = run_folder::newest_valid(&checkpoints)? {
-        let state: State = serde_json::from_slice(&fs::read(checkpoint.join(STATE_FILE))?)
-            .with_context(|| checkpoint.join(STATE_FILE).display().to_string())?;
+        let read = || -> Result<State> { Ok(serde_json::from_slice(&fs::read(checkpoint.join(STATE_FILE))?)?) };
+        let state = read().with_context(|| checkpoint.join(STATE_FILE).display().to_string())?;
         if state.recipe != fingerprint {
             bail!(
                 "{} was made with another recipe or method, from other weights or on other data; resume with those it was started with ({}), or give another run.out",
@@ -165,8 +167,8 @@ pub fn train(
             return Ok(Ended::Interrupted);
         }
     }
-    progress.say(&held(&folder.config, recipe, method, samples));
-    Ok(Ended::Finished(Box::new(folder)))
+    progress.say(&held(&folder, recipe, method, samples));
+    Ok(Ended::Finished { folder: Box::new(folder), steps: total - done })
 }
 
 fn save(folder: &ModelFolder, optimizer: &AdamW, state: &State, checkpoints: &Path) -> Result<()> {
@@ -205,12 +207,12 @@ impl ModuleVisitor for Hash<'_> {
 }
 
 /// The most memory that was held, beside the plan for rows as long as the longest there were.
-fn held(config: &ModelConfig, recipe: &Recipe, method: Method, samples: &[Sample]) -> String {
+fn held(folder: &ModelFolder, recipe: &Recipe, method: Method, samples: &[Sample]) -> String {
     let longest = samples.iter().map(|sample| sample.len().max(sample.english.ids.len())).max().unwrap_or(1);
     let recipe = &Recipe { data: Data { cutoff: longest, ..recipe.data.clone() }, ..recipe.clone() };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let planned = plan::plan(config, recipe, matches!(method, Method::Cc(_)), threads).peak_bytes;
-    match memory::peak() {
+    let planned = plan::plan(&folder.config, recipe, matches!(method, Method::Cc(_)), cores(&folder.model)).peak_bytes;
+    // What a GPU holds, the process does not.
+    match memory::peak().filter(|_| is_cpu(&folder.model.device())) {
         Some(peak) => format!("held {} of memory at most, planned {}", plan::size(peak as f64), plan::size(planned)),
         None => format!("planned {} of memory", plan::size(planned)),
     }

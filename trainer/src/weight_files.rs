@@ -15,10 +15,10 @@ use serde_json::{Map, Value, json};
 
 use crate::mapped::Mapped;
 use crate::progress::Progress;
-use crate::run_folder::{stream_file_atomically, write_file_atomically};
+use crate::run_folder::{read_if_there, stream_file_atomically, write_file_atomically};
 
-const SINGLE_FILE: &str = "model.safetensors";
-const INDEX_FILE: &str = "model.safetensors.index.json";
+pub const SINGLE_FILE: &str = "model.safetensors";
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Bytes of a file of weights if nobody says otherwise.
 pub const SHARD_BYTES: usize = 4_000_000_000;
 /// What takes less than about a second to load shows no progress.
@@ -72,13 +72,13 @@ pub fn load_weights(path: &Path, config: &ModelConfig, seed: u64, device: &Devic
 }
 
 /// The file of every tensor, if the folder has an index.
-fn index(path: &Path) -> Result<Option<BTreeMap<String, String>>> {
+///
+/// # Errors
+/// It cannot be read, or as [`parse_index`].
+pub fn index(path: &Path) -> Result<Option<BTreeMap<String, String>>> {
     let path = path.join(INDEX_FILE);
-    match fs::read(&path) {
-        Ok(bytes) => parse_index(&bytes).with_context(|| path.display().to_string()).map(Some),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
+    let bytes = read_if_there(&path)?;
+    bytes.map(|bytes| parse_index(&bytes).with_context(|| path.display().to_string())).transpose()
 }
 
 /// Reads `model.safetensors.index.json`: the file of every tensor.

@@ -16,7 +16,7 @@ use super::distill::{self, Distill};
 use super::{Row, read_rows_as};
 use crate::interrupt::Interrupt;
 use crate::recipe::Recipe;
-use crate::run_folder::write_file_atomically;
+use crate::run_folder::{file_sha256, write_file_atomically};
 
 #[derive(Args)]
 pub struct BuildArgs {
@@ -186,17 +186,4 @@ pub fn build(args: &BuildArgs, recipe: &Recipe, interrupt: &Interrupt) -> Result
         );
     }
     Ok(true)
-}
-
-/// The checksum of a file's bytes.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn file_sha256(path: &Path) -> Result<String> {
-    use anyhow::Context;
-    let mut hasher = Sha256::new();
-    std::fs::File::open(path)
-        .and_then(|mut file| std::io::copy(&mut file, &mut hasher))
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(cctuning::bundle::hex(&hasher.finalize()))
 }

@@ -9,6 +9,7 @@ use anyhow::Result;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::build::is_english;
 use super::lengths::{Counted, Counter, Percentiles, Tokens, Totals};
 use super::overlap::{Against, Overlap, Shared, Unit};
 use super::{Fault, Reading, Record, Records, Row, RowParser};
@@ -138,6 +139,9 @@ impl Checks<'_> {
                 self.note(&mut report, file, nothing.fault(0, "", "at least one row", "none"));
             }
             report.rows += rows;
+            if report.interrupted {
+                break;
+            }
         }
         report.overlap = overlap;
         report.tokens = tokens.map(|(_, totals)| totals.report());
@@ -174,7 +178,7 @@ impl Checks<'_> {
         Ok(Ok(Some(Judged {
             lang: lang.clone(),
             hash: BuildHasherDefault::<DefaultHasher>::default().hash_one((instruction, output)),
-            identical_twin: lang != "en" && lang != "eng" && instruction.trim() == instruction_en.trim(),
+            identical_twin: !is_english(lang) && instruction.trim() == instruction_en.trim(),
             counted,
             shared,
         })))

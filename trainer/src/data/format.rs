@@ -7,6 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::build::is_english;
 use super::json_place::{Step, offset};
 use super::records::{MAX_RECORD_BYTES, Record};
 use super::{Fault, Row};
@@ -248,7 +249,7 @@ impl FieldReader<'_> {
         if let Some(input) = input {
             instruction = format!("{instruction}\n{input}");
         }
-        let english = lang == "en" || lang == "eng";
+        let english = is_english(&lang);
         let instruction_en = match &self.values[INSTRUCTION_EN] {
             None | Some(Value::Null) if english => instruction.clone(),
             _ => self.text(INSTRUCTION_EN, "the English twin of a non-English instruction"),

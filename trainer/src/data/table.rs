@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use parquet::file::reader::SerializedFileReader;
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Fault;
 use super::records::{MAX_RECORD_BYTES, Record};
@@ -57,18 +57,26 @@ fn object(row: &Row) -> Value {
     Value::Object(row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect::<Map<_, _>>())
 }
 
-/// What is neither text, number, list nor object can be no part of a row; it is shown as text.
+/// What is neither text, number, list nor object can be no part of a row: an object says what it is, where a text would be
+/// trained on.
 fn value(field: &Field) -> Value {
     match field {
         Field::Null => Value::Null,
         Field::Bool(value) => (*value).into(),
+        Field::Byte(value) => (*value).into(),
+        Field::Short(value) => (*value).into(),
         Field::Int(value) => (*value).into(),
         Field::Long(value) => (*value).into(),
+        Field::UByte(value) => (*value).into(),
+        Field::UShort(value) => (*value).into(),
+        Field::UInt(value) => (*value).into(),
+        Field::ULong(value) => (*value).into(),
+        Field::Float(value) => (*value).into(),
         Field::Double(value) => (*value).into(),
         Field::Str(text) => text.as_str().into(),
         Field::Bytes(bytes) => String::from_utf8_lossy(bytes.data()).into_owned().into(),
         Field::Group(row) => object(row),
         Field::ListInternal(list) => Value::Array(list.elements().iter().map(value).collect()),
-        other => Value::String(other.to_string()),
+        other => json!({ "value": other.to_string() }),
     }
 }

@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use cctuning::chat::Prompt;
 use cctuning::generate::{Connection, GenerateOptions};
 use cctuning::model::CcModel;
-use cctuning::sampling::Sampling;
 use cctuning::transform_matrix::FoldedTransform;
 
 use super::cell::{Answers, Asked};
@@ -19,6 +18,7 @@ use crate::inputs;
 use crate::interrupt::Interrupt;
 use crate::model_folder::ModelFolder;
 use crate::recipe::Recipe;
+use crate::run;
 use crate::sample::Sample;
 
 /// Answers of each family that a cell keeps as text, for a person.
@@ -106,17 +106,9 @@ impl Answerer<'_> {
     }
 
     fn options(&self, reading: Reading) -> Result<GenerateOptions> {
-        let settings = &self.folder.settings;
-        let mut connection = settings.connection;
+        let mut connection = self.folder.settings.connection;
         connection.choice = reading.choice().unwrap_or(connection.choice);
-        let stop = settings.template.stop_ids(&self.folder.tokenizer)?;
-        Ok(GenerateOptions {
-            max_new_tokens: self.recipe.eval.max_new_tokens,
-            sampling: Sampling::Greedy,
-            source: reading.source(),
-            connection,
-            stop_ids: self.recipe.cc.stop.ids(&stop, &self.folder.config),
-        })
+        Ok(GenerateOptions { connection, ..run::options(self.recipe, self.folder, reading.source())? })
     }
 }
 

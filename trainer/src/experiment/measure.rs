@@ -128,7 +128,7 @@ impl Place<'_> {
         let start = folder.with_model(folder.model.clone())?;
         match train("  training", start, &samples, method, recipe, &work, self.interrupt)? {
             Ended::Interrupted => Ok(None),
-            Ended::Finished(folder) => {
+            Ended::Finished { folder, .. } => {
                 Ok(Some((folder.model, Some(Trained::read(&work.join("log.jsonl"), samples.len())?))))
             }
         }

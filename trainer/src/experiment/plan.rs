@@ -12,10 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::matrix::{Cell, Profile, cells};
 use crate::corpus::Corpus;
-use crate::data::build::file_sha256;
 use crate::model_folder::load_config;
 use crate::recipe::{Recipe, Run};
-use crate::run_folder::write_file_atomically;
+use crate::run_folder::{file_sha256, write_file_atomically};
 
 pub const PLAN_FILE: &str = "plan.json";
 /// Raised when cells begin to mean something else.
@@ -102,7 +101,8 @@ fn folder_sha256(folder: &Path) -> Result<String> {
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect::<Result<_>>()?;
     names.retain(|name| {
-        let decides = ["config.json", "tokenizer.json", "tokenizer_config.json", "cctuning.json"];
+        let decides =
+            ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "cctuning.json"];
         decides.contains(&name.as_str()) || name.ends_with(".safetensors")
     });
     names.sort();

@@ -95,13 +95,15 @@ fn western_digits(text: &str) -> String {
     text.chars().map(western).collect()
 }
 
-/// Every number of a text; `1,234`, `1.234` and `1 234` may be 1234, and `1,5` may be 1.5: each reading counts.
+/// Every number of a text; `1,234`, `1.234` and `1 234` may be 1234, and `1,234` and `1,5` may be decimal: each reading
+/// counts.
 fn numbers(text: &str) -> impl Iterator<Item = f64> + '_ {
     NUMBER.find_iter(text).flat_map(|found| {
         let text = found.as_str();
         let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
         let decimal = text.rfind(['.', ',']).map(|at| format!("{}.{}", digits(&text[..at]), &text[at + 1..]));
-        [Some(digits(text)), decimal].into_iter().flatten().filter_map(|number| number.parse().ok())
+        let grouped = text.split(|c: char| !c.is_ascii_digit()).skip(1).all(|group| group.len() == 3);
+        [grouped.then(|| digits(text)), decimal].into_iter().flatten().filter_map(|number| number.parse().ok())
     })
 }
 

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::report::in_order;
+use super::report::{best, in_order};
 use super::{Grid, Transplants};
 
 /// Side of a panel's grid, in pixels.
@@ -42,15 +42,12 @@ pub fn heat_map(result: &Transplants, grids: &[&Grid]) -> String {
     for (panel, grid) in grids.iter().enumerate() {
         let x = LEFT + panel as f64 * (SIDE + GAP);
         let _ = writeln!(svg, "<text x=\"{x:.0}\" y=\"{:.0}\">from {}</text>", TOP - 10.0, grid.donor.name());
-        let mut best = (f64::NEG_INFINITY, 0.0, 0.0);
+        // The first target layer is at the bottom, where a model begins.
+        let corner = |target: usize, source: usize| (x + source as f64 * cell, TOP + (n - 1 - target) as f64 * cell);
         for at in 0..n * n {
             let (target, source) = (at / n, at % n);
             let value = gain(grid, target, source);
-            // The first target layer is at the bottom, where a model begins.
-            let (left, top) = (x + source as f64 * cell, TOP + (n - 1 - target) as f64 * cell);
-            if value > best.0 {
-                best = (value, left, top);
-            }
+            let (left, top) = corner(target, source);
             let class = if value >= 0.0 { "u" } else { "d" };
             let _ = writeln!(
                 svg,
@@ -61,11 +58,12 @@ pub fn heat_map(result: &Transplants, grids: &[&Grid]) -> String {
                 target + 1
             );
         }
+        let (target, source, _) = best(grid);
+        let (left, top) = corner(target, source);
         let _ = writeln!(
             svg,
             "<rect class=\"f\" x=\"{x:.0}\" y=\"{TOP}\" width=\"{SIDE}\" height=\"{SIDE}\"/>\
-             <rect class=\"b\" x=\"{:.2}\" y=\"{:.2}\" width=\"{cell:.2}\" height=\"{cell:.2}\"/>",
-            best.1, best.2
+             <rect class=\"b\" x=\"{left:.2}\" y=\"{top:.2}\" width=\"{cell:.2}\" height=\"{cell:.2}\"/>"
         );
         for layer in ticks(n) {
             let middle = (layer as f64 + 0.5) * cell;

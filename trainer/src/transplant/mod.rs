@@ -23,6 +23,7 @@ use cctuning::tap::{FfnActivations, Injection, Site, Taps, Write};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::data::build::is_english;
 use crate::data::{Row, read_rows_as};
 use crate::evaluate;
 use crate::interrupt::Interrupt;
@@ -149,7 +150,7 @@ impl TransplantArgs {
     /// A row that cannot be read, or none in another language.
     pub fn rows(&self, recipe: &Recipe) -> Result<Vec<Row>> {
         let mut rows = read_rows_as(&self.data, &recipe.data.reading())?;
-        rows.retain(|row| row.lang != "en");
+        rows.retain(|row| !is_english(&row.lang));
         ensure!(!rows.is_empty(), "{}: no row in another language than English", self.data.display());
         Ok(evaluate::at_most(self.limit, rows))
     }

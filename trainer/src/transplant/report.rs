@@ -63,7 +63,7 @@ pub fn summary(result: &Transplants) -> String {
 }
 
 /// Target, source and score of the cell with the largest log-probability.
-fn best(grid: &Grid) -> (usize, usize, Score) {
+pub fn best(grid: &Grid) -> (usize, usize, Score) {
     let cells = grid.cells.iter().enumerate();
     let cells =
         cells.flat_map(|(target, row)| row.iter().enumerate().map(move |(source, &cell)| (target, source, cell)));
