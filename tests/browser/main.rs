@@ -114,6 +114,11 @@ fn a_fault_is_reported_by_the_files_name(fault: fn(String) -> Fault) {
 
 fn wrong_logits_end_the_page() {
     let demo = Demo { site: serve(), browser: Browser::chromium(WITH_WEBGPU) };
+    // Beyond f32, so that the error is infinite: the page hears of it all the same.
+    demo.site.break_with(Fault::Replaced(bundle_with_other_logits(|_| 1e39)));
+    demo.load("?device=cpu");
+    let error = demo.wait_for_error();
+    assert!(error.contains("logits are off by 3.40e38"), "{error}");
     demo.site.break_with(Fault::Replaced(bundle_with_other_logits(|logit| logit + 0.01)));
     demo.load("");
     let error = demo.wait_for_error();
@@ -123,11 +128,6 @@ fn wrong_logits_end_the_page() {
     let notice = demo.visible_text("#device-note").expect("a notice tells why WebGPU was left");
     assert!(notice.contains("WebGPU did not pass the self-test"), "{notice}");
     assert!(demo.visible_text("#self-test").is_some_and(|verdict| verdict.contains("failed on the CPU")));
-    // Beyond f32, so that the error is infinite: the page hears of it all the same.
-    demo.site.break_with(Fault::Replaced(bundle_with_other_logits(|_| 1e39)));
-    demo.load("?device=cpu");
-    let error = demo.wait_for_error();
-    assert!(error.contains("logits are off by 3.40e38"), "{error}");
 }
 
 fn every_language_on_the_cpu() {
