@@ -5,7 +5,7 @@
 //! of weights holds whole tensors or rows of them. What both models have in common is stored once, in shards of both.
 
 use crate::chat::Prompt;
-use crate::checkpoint::{Checkpoint, Loading, ROWS};
+use crate::checkpoint::{Checkpoint, Loading};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::generate::{Decoding, GenerateOptions, Source};
@@ -14,6 +14,7 @@ pub use crate::manifest::{
 };
 use crate::model::CcModel;
 use crate::sampling::Sampling;
+use crate::saving::slice_of;
 use crate::tokenizer::Tokenizer;
 use crate::transform_matrix::{FoldedTransform, INTERCEPT_TENSOR, TRANSFORM_TENSOR, TransformMatrix};
 use burn::tensor::Device;
@@ -23,12 +24,16 @@ use std::collections::BTreeMap;
 /// Largest difference from the golden logits that a device may show (f32 arithmetic, 8-bit weights made exact).
 pub const LOGIT_TOLERANCE: f32 = 2e-3;
 
+/// Golden prompts in a bundle, one for each direction of writing: enough to catch a device that computes wrongly, few enough
+/// to start quickly.
+pub const GOLDEN_PROMPTS: usize = 2;
+
 /// The verdict of a device about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SelfTest {
     /// Golden prompts that were answered.
     pub prompts: usize,
-    /// Largest logit difference seen.
+    /// Largest logit difference seen; the largest number there is where one was not finite.
     pub max_logit_error: f32,
     /// Largest that passes.
     pub tolerance: f32,
@@ -126,7 +131,8 @@ impl Bundle {
     /// Answers up to `limit` golden prompts and compares, so that a device that computes wrongly is never shown.
     ///
     /// # Errors
-    /// The device failed; computing something else is a verdict, not an error.
+    /// The device failed, or a golden prompt cannot be asked of these models; computing something else is a verdict, not an
+    /// error.
     pub async fn self_test(&self, limit: usize) -> Result<SelfTest> {
         let mut test = SelfTest {
             prompts: 0,
@@ -141,12 +147,12 @@ impl Bundle {
                 let found = self.golden_answer(&prompt, source).await?;
                 test.tokens_equal &= found.tokens == expected.tokens && found.layer == expected.layer;
                 if found.logits.len() != expected.logits.len() {
-                    test.max_logit_error = f32::INFINITY;
+                    test.max_logit_error = f32::MAX;
                 }
                 for (a, b) in found.logits.iter().zip(&expected.logits) {
-                    // NaN must not look like agreement.
+                    // NaN must not look like agreement, and JSON, which carries the verdict, has no infinity.
                     let error = (a - b).abs();
-                    test.max_logit_error = if error.is_nan() { f32::INFINITY } else { test.max_logit_error.max(error) };
+                    test.max_logit_error = test.max_logit_error.max(if error.is_finite() { error } else { f32::MAX });
                 }
             }
             test.prompts += 1;
@@ -176,7 +182,7 @@ impl BundleLoading {
     /// # Errors
     /// The manifest's configuration is of no known model.
     pub fn new(manifest: Manifest, device: &Device) -> Result<Self> {
-        let config = ModelConfig::from_json(manifest.config.to_string().as_bytes())?;
+        let config = manifest.config()?;
         let [vanilla, cc] = [(); 2].map(|()| Loading::new(CcModel::new(&config, device)));
         let (transform, tokenizer, examples, golden) = (BTreeMap::new(), None, None, None);
         Ok(Self { manifest, config, device: device.clone(), vanilla, cc, transform, tokenizer, examples, golden })
@@ -205,12 +211,15 @@ impl BundleLoading {
             let mut checkpoint = Checkpoint::default();
             checkpoint.add(path, bytes)?;
             for name in checkpoint.names() {
-                let slice = name.rsplit_once(ROWS).and_then(|(base, start)| Some((base, start.parse().ok()?)));
-                let (base, start) = slice.unwrap_or((name, 0));
+                let (base, start) = slice_of(name);
                 if ![TRANSFORM_TENSOR, INTERCEPT_TENSOR].contains(&base) {
                     return Err(Error::UnexpectedTensor { name: name.into() });
                 }
-                self.transform.entry(base.into()).or_default().insert(start, checkpoint.read(name)?.1);
+                let (start, (shape, values)) = (start.unwrap_or(0), checkpoint.read(name)?);
+                if self.transform.entry(base.into()).or_default().insert(start, values).is_some() {
+                    let end = start.saturating_add(shape.first().copied().unwrap_or(0));
+                    return Err(Error::Repeated { name: base.into(), start, end });
+                }
             }
         }
         if parts.tokenizer == path {
@@ -228,11 +237,16 @@ impl BundleLoading {
     /// The bundle, once all its files have been added.
     ///
     /// # Errors
-    /// A file or a tensor is missing.
+    /// A file or a tensor is missing, or the parts are of different models.
     pub fn finish(self) -> Result<Bundle> {
         let missing = |path: &String| Error::BundleFile { path: path.clone(), reason: "missing".into() };
         let parts = &self.manifest.parts;
         let tokenizer = self.tokenizer.ok_or_else(|| missing(&parts.tokenizer))?;
+        let (tokens, vocab_size) = (tokenizer.vocab_size(), self.config.vocab_size);
+        if tokens > vocab_size {
+            let reason = format!("has {tokens} tokens and the models' vocab_size is {vocab_size}");
+            return Err(Error::BundleFile { path: parts.tokenizer.clone(), reason });
+        }
         let examples = self.examples.ok_or_else(|| missing(&parts.examples))?;
         let golden = self.golden.ok_or_else(|| missing(&parts.golden))?;
         let d_model = self.config.d_model;
@@ -250,6 +264,7 @@ impl BundleLoading {
         let intercept = values(INTERCEPT_TENSOR, 1);
         let matrix = values(TRANSFORM_TENSOR, d_model).unwrap_or_default();
         let transform = TransformMatrix::from_values(matrix, intercept, d_model, &self.device)?;
+        let transform = transform.for_layers(self.config.n_layers)?;
         let (vanilla, cc) = (self.vanilla.finish()?, self.cc.finish()?);
         Ok(Bundle {
             transform: transform.fold(cc.model.decision_maker()),

@@ -2,10 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::model::CcModel;
-use crate::saving::PIECE;
-pub use crate::saving::{
-    BLOCK, DECISION_MAKER, EMBEDDING, OUTPUT_HEAD, Path, ROWS, SCALE, Storage, save, save_tensors,
-};
+pub use crate::saving::{BLOCK, DECISION_MAKER, EMBEDDING, OUTPUT_HEAD, Path, SCALE, Storage, save, save_tensors};
+use crate::saving::{PIECE, slice_of};
 pub use crate::stored::Checkpoint;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
@@ -100,8 +98,8 @@ impl Loading {
     fn places(&self, checkpoint: &Checkpoint, filled: &mut Filled) -> Result<Places> {
         let mut places = Places::new();
         for name in checkpoint.names() {
-            let slice = name.rsplit_once(ROWS).and_then(|(base, start)| Some((base, start.parse().ok()?)));
-            let (base, start): (&str, usize) = slice.unwrap_or((name, 0));
+            let (base, slice) = slice_of(name);
+            let start = slice.unwrap_or(0);
             let Some(expected) = self.expected.get(base) else {
                 // Some exporters store the tied head again, and old ones the rotary tables.
                 if base == OUTPUT_HEAD || base.ends_with("rotary_emb.inv_freq") {

@@ -99,6 +99,19 @@ struct HfConfig {
 }
 
 impl ModelConfig {
+    /// Numbers in the weights of a model, its Decision Maker's among them. On 32 bits, which a browser has, a large model's
+    /// would not fit into a `usize`.
+    pub fn parameters(&self) -> u64 {
+        let Self { d_model, d_ff, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, .. } = *self;
+        let [d_model, d_ff, n_layers, n_heads, n_kv_heads, head_dim, vocab_size] =
+            [d_model, d_ff, n_layers, n_heads, n_kv_heads, head_dim, vocab_size].map(|size| size as u64);
+        let attention = 2 * d_model * head_dim * (n_heads + n_kv_heads);
+        let biases = if self.attention_bias { head_dim * (n_heads + 2 * n_kv_heads) } else { 0 };
+        let layer = attention + biases + 3 * d_model * d_ff + 2 * d_model;
+        let tables = if self.tie_word_embeddings { 1 } else { 2 };
+        tables * vocab_size * d_model + n_layers * layer + d_model + n_layers * d_model
+    }
+
     /// Reads a Hugging Face `config.json`.
     ///
     /// # Errors

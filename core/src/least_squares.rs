@@ -38,7 +38,7 @@ pub struct Fit {
     pub intercept: Option<Vec<f64>>,
     /// Rows of the system.
     pub rows: usize,
-    /// Independent directions among them.
+    /// Independent directions among them; with a ridge, of the Gram matrix that it has lifted.
     pub rank: usize,
     /// Condition number of `A` (square root of that of the Gram matrix that was solved, ridge included), estimated by
     /// power iteration.
@@ -152,8 +152,8 @@ impl Moments {
         self.b.iter().map(|sum| sum / self.rows.max(1) as f64).collect()
     }
 
-    /// `argmin ||A W + c - B||² + ridge · tr(AᵀA)/d · ||W||²`, `c` being zero unless `affine`. By Cholesky; by an
-    /// eigenvalue pseudo-inverse when the rows do not determine `W`.
+    /// `argmin ||A W + c - B||² + ridge · tr(AᵀA)/d · ||W||²`, `c` being zero unless `affine`, in which case the trace is
+    /// that of the centred rows. By Cholesky; by an eigenvalue pseudo-inverse when the rows do not determine `W`.
     ///
     /// # Errors
     /// The eigenvalues of a system without full rank are not found.

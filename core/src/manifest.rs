@@ -2,6 +2,7 @@
 //! of tensors.
 
 use crate::chat::{AnchorRule, ChatTemplate};
+use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::generate::ConnectionOptions;
 use serde::{Deserialize, Serialize};
@@ -147,6 +148,14 @@ impl Manifest {
             }
         }
         Ok(manifest)
+    }
+
+    /// The shape of both models.
+    ///
+    /// # Errors
+    /// The configuration is of no model that is known here.
+    pub fn config(&self) -> Result<ModelConfig> {
+        ModelConfig::from_json(self.config.to_string().as_bytes())
     }
 }
 

@@ -101,6 +101,10 @@ impl CcModel {
     }
 
     /// One vanilla pass that only reads: no output head, no final norm.
+    ///
+    /// # Shapes
+    /// - `batch`: `[batch, seq]`, one anchor per row
+    /// - returns: `[batch, n_layers, d_model]`
     pub fn activations(&self, batch: &TokenBatch, anchor: &Anchor, site: Site) -> FfnActivations {
         let mut probe = Probe::new(site, anchor.clone());
         let taps = Taps { probe: Some(&mut probe), injection: None };
@@ -144,6 +148,7 @@ impl CcModel {
     ///
     /// # Shapes
     /// - `logits`: `[batch, n_layers]`
+    /// - returns: logits and weights, `[batch, n_layers]` each
     ///
     /// # Panics
     /// [`Pool::Random`] without the noise of [`Selection::Gumbel`], which is drawn row by row outside: so neither the cut

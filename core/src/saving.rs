@@ -32,6 +32,12 @@ pub const ROWS: &str = ".rows.";
 /// Values that are on the host at once.
 pub(crate) const PIECE: usize = 1 << 22;
 
+/// The tensor that a name on disk is of, and the first row if it is a slice of it.
+pub fn slice_of(name: &str) -> (&str, Option<usize>) {
+    let slice = name.rsplit_once(ROWS).and_then(|(base, start)| Some((base, start.parse().ok()?)));
+    slice.map_or((name, None), |(base, start)| (base, Some(start)))
+}
+
 /// How tensors are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {

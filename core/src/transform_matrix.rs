@@ -46,6 +46,17 @@ impl TransformMatrix {
         })
     }
 
+    /// This one, if a model of `n_layers` can be connected by it.
+    ///
+    /// # Errors
+    /// There is a matrix per layer, and not for as many layers as the model has.
+    pub fn for_layers(self, n_layers: usize) -> Result<Self> {
+        match self.matrices() {
+            n if n == 1 || n == n_layers => Ok(self),
+            n => Err(Error::Transform(format!("expected one matrix, or one for each of {n_layers} layers, found {n}"))),
+        }
+    }
+
     /// The identity: the prompt's own activations, untransformed. A control.
     pub fn identity(d_model: usize, device: &Device) -> Self {
         Self { matrices: Tensor::<2>::eye(d_model, device).unsqueeze(), intercepts: None }
@@ -69,6 +80,10 @@ impl TransformMatrix {
     }
 
     /// `F W_T + c` for every layer. [`FoldedTransform`] gives the same connection for two vector products.
+    ///
+    /// # Shapes
+    /// - `activations`: `[batch, n_layers, d_model]`
+    /// - returns: the same
     ///
     /// # Panics
     /// There is a matrix per layer, and not for as many layers as the activations have.
@@ -124,6 +139,7 @@ impl FoldedTransform {
     /// `H = mean_l(f_l W_T + c) W_DM + e W_DM`.
     ///
     /// # Shapes
+    /// - `own`: `[batch, n_layers, d_model]`
     /// - `e`: `[batch, d_model]`
     /// - returns: `[batch, n_layers]`
     pub fn logits(&self, own: &FfnActivations, e: Tensor<2>, decision_maker: &DecisionMaker) -> Tensor<2> {
@@ -141,6 +157,7 @@ impl FoldedTransform {
     /// `sum_l weights_l (f_l W_T + c)`.
     ///
     /// # Shapes
+    /// - `own`: `[batch, n_layers, d_model]`
     /// - `weights`: `[batch, n_layers]`
     /// - returns: `[batch, d_model]`
     pub fn vector(&self, own: &FfnActivations, weights: Tensor<2>) -> Tensor<2> {

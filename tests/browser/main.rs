@@ -114,7 +114,12 @@ fn a_fault_is_reported_by_the_files_name(fault: fn(String) -> Fault) {
 
 fn wrong_logits_end_the_page() {
     let demo = Demo { site: serve(), browser: Browser::chromium(WITH_WEBGPU) };
-    demo.site.break_with(Fault::Replaced(bundle_with_other_logits()));
+    // Beyond f32, so that the error is infinite: the page hears of it all the same.
+    demo.site.break_with(Fault::Replaced(bundle_with_other_logits(|_| 1e39)));
+    demo.load("?device=cpu");
+    let error = demo.wait_for_error();
+    assert!(error.contains("logits are off by 3.40e38"), "{error}");
+    demo.site.break_with(Fault::Replaced(bundle_with_other_logits(|logit| logit + 0.01)));
     demo.load("");
     let error = demo.wait_for_error();
     assert!(error.contains("logits are off by"), "{error}");
@@ -158,11 +163,18 @@ fn the_switch_connects() {
              return [document.querySelector('#connection').dataset.layer ?? null,
                      rows.reduce((sum, row) => sum + Number(row.dataset.probability), 0)]",
         );
+        let words = demo.visible_text("#connection").unwrap_or_default();
         let (chosen, sum) = (drawn[0].as_str(), drawn[1].as_f64().expect("a sum is a number"));
         match (source, layer) {
             ("off", _) => assert_eq!((chosen, sum), (None, 0.0)),
-            (_, Some(layer)) => assert_eq!(chosen, Some(layer.to_string().as_str())),
-            (_, None) => assert!(chosen.is_some() && (sum - 1.0).abs() < 1e-4, "{source}: {drawn}"),
+            (_, Some(layer)) => {
+                assert_eq!(chosen, Some(layer.to_string().as_str()));
+                assert!(words.contains(&format!("You chose layer {} of", layer + 1)), "{words}");
+            }
+            (_, None) => {
+                assert!(chosen.is_some() && (sum - 1.0).abs() < 1e-4, "{source}: {drawn}");
+                assert!(words.contains("The Decision Maker chose layer"), "{words}");
+            }
         }
     }
     // A question of one's own has no twin, and says so by leaving that source.

@@ -272,7 +272,7 @@ fn the_curve_ends_where_the_fit_does_and_its_pictures_are_written() {
     for name in ["transform.json", "transform.txt", "transform.svg", "transform-curve.csv", "transform-curve.svg"] {
         assert!(std::fs::read_to_string(out.path().join(name)).unwrap().len() > 100, "{name}");
     }
-    let loaded = load_transform(out.path(), 32, &model.device()).unwrap();
+    let loaded = load_transform(out.path(), &config(Family::Llama, true), &model.device()).unwrap();
     assert_eq!(loaded.to_tensors(), fitted.transform.to_tensors());
 }
 

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use cctuning::chat::ChatTemplate;
-use cctuning::checkpoint::Storage;
+use cctuning::checkpoint::{Storage, save_tensors};
 use cctuning::config::{Family, ModelConfig};
+use cctuning::transform_matrix::TRANSFORM_TENSOR;
 use serde_json::{Value, json};
-use trainer::model_folder::ModelFolder;
+use trainer::model_folder::{ModelFolder, TRANSFORM_FILE};
 
 use crate::small_model::{config, folder, tensors};
 
@@ -92,6 +93,24 @@ fn what_is_wrong_with_an_index_is_said_before_anything_is_loaded() {
     load(dir.path()).unwrap();
     fs::remove_file(dir.path().join(other)).unwrap();
     refused(&good.to_string(), &[other]);
+}
+
+#[test]
+fn a_matrix_for_some_of_the_layers_is_refused_with_its_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = folder(config(Family::Llama, true), ChatTemplate::PLAIN, 1);
+    made.save_model(&made.model, dir.path(), Storage::F32).unwrap();
+    let with = |matrices: usize| {
+        let values = vec![0.1; matrices * 32 * 32];
+        let tensor = (TRANSFORM_TENSOR.to_string(), vec![matrices, 32, 32], values);
+        fs::write(dir.path().join(TRANSFORM_FILE), save_tensors(vec![tensor], Storage::F32).unwrap()).unwrap();
+        load(dir.path())
+    };
+    for matrices in [1, 3] {
+        assert_eq!(with(matrices).unwrap().transform.unwrap().matrices(), matrices);
+    }
+    let error = format!("{:#}", with(2).map(|_| ()).expect_err("two matrices were accepted for three layers"));
+    assert!(error.contains(TRANSFORM_FILE) && error.contains("one for each of 3 layers, found 2"), "{error}");
 }
 
 #[test]

@@ -10,10 +10,27 @@ use cctuning::checkpoint::Storage;
 use cctuning::config::{Family, ModelConfig};
 use trainer::model_folder::ModelFolder;
 
-use crate::small_model::{config, folder};
+use crate::small_model::{config, folder, model, tensors};
 
 /// Names the folder to the process of its own in which memory is measured.
 const FOLDER: &str = "CCTUNING_TEST_LOADED_FOLDER";
+
+#[test]
+fn the_numbers_of_a_model_are_counted_beyond_32_bits() {
+    for (family, tied) in [(Family::Llama, true), (Family::Qwen2, false), (Family::Mistral, false)] {
+        let shape = config(family, tied);
+        let counted: usize = tensors(&model(&shape, 1)).values().map(|(_, values)| values.len()).sum();
+        assert_eq!(shape.parameters(), counted as u64, "{family:?}");
+    }
+    let llama3 = ModelConfig { d_model: 4096, d_ff: 14_336, n_layers: 32, n_heads: 32, n_kv_heads: 8, ..published() };
+    assert_eq!(ModelConfig { vocab_size: 128_256, ..llama3 }.parameters(), 8_030_261_248 + 32 * 4096);
+    let llama2 = ModelConfig { d_model: 5120, d_ff: 13_824, n_layers: 40, n_heads: 40, n_kv_heads: 40, ..published() };
+    assert_eq!(ModelConfig { vocab_size: 32_000, ..llama2 }.parameters(), 13_015_864_320 + 40 * 5120);
+}
+
+fn published() -> ModelConfig {
+    ModelConfig { head_dim: 128, ..config(Family::Llama, false) }
+}
 
 fn kilobytes(of: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();

@@ -9,7 +9,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use cctuning::bundle::{
-    Bundle, BundleLoading, Example, FORMAT, FileEntry, Golden, LARGEST_FILE, Language, Manifest, Parts, hex,
+    Bundle, BundleLoading, Example, FORMAT, FileEntry, GOLDEN_PROMPTS, Golden, LARGEST_FILE, Language, Manifest, Parts,
+    hex,
 };
 use cctuning::generate::Source;
 use cctuning::saving::{self, Outgoing, Storage, outgoing};
@@ -31,10 +32,6 @@ const EXAMPLES_PER_LANGUAGE: usize = 6;
 const GOLDEN_FILE: &str = "golden.json";
 /// What a shard's header may take of it.
 const HEADER_BYTES: usize = 1 << 16;
-/// Most bytes of golden answers, unless the first alone has more: every logit of a large vocabulary is in them.
-const GOLDEN_BYTES: usize = 8 << 20;
-/// Golden prompts per language: enough to catch a device that computes wrongly, few enough to start quickly.
-const GOLDEN_PER_LANGUAGE: usize = 1;
 
 /// What a bundle is made of.
 pub struct Content<'a> {
@@ -250,16 +247,19 @@ pub fn examples(rows: &[Row]) -> Vec<Example> {
     languages.iter().flat_map(|lang| taken[lang].iter().map(|row| example(row))).collect()
 }
 
-/// The golden answers, as many of them as a page can be asked to fetch.
+/// The golden answers: to the first example of each direction of writing, or to two of the only one there is.
 fn golden(bundle: &Bundle) -> Result<Vec<u8>> {
-    let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut asked = [0; 2];
+    let mut turns: Vec<(usize, &Example)> = Vec::new();
+    for example in &bundle.examples {
+        let is_right_to_left = example.prompt.chars().any(|c| ('\u{0590}'..='\u{08ff}').contains(&c));
+        let turn = &mut asked[usize::from(is_right_to_left)];
+        *turn += 1;
+        turns.push((*turn, example));
+    }
+    turns.sort_by_key(|&(turn, _)| turn);
     let mut golden = Vec::new();
-    for Example { lang, prompt: text, .. } in &bundle.examples {
-        let taken = taken.entry(lang).or_default();
-        if *taken == GOLDEN_PER_LANGUAGE {
-            continue;
-        }
-        *taken += 1;
+    for (_, Example { lang, prompt: text, .. }) in turns.into_iter().take(GOLDEN_PROMPTS) {
         let prompt = bundle.prompt(text)?;
         let answer = |source| burn::tensor::read_sync(bundle.golden_answer(&prompt, source));
         let (mut vanilla, mut cc) = (answer(Source::None)?, answer(Source::Transform)?);
@@ -268,11 +268,6 @@ fn golden(bundle: &Bundle) -> Result<Vec<u8>> {
             *logit = (f64::from(*logit) * 1e4).round() as f32 / 1e4;
         }
         golden.push(Golden { lang: lang.clone(), prompt: text.clone(), vanilla, cc });
-        let bytes = serde_json::to_vec(&golden)?;
-        if bytes.len() > GOLDEN_BYTES && golden.len() > 1 {
-            golden.pop();
-            break;
-        }
     }
     Ok(serde_json::to_vec(&golden)?)
 }

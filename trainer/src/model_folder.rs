@@ -78,7 +78,7 @@ impl ModelFolder {
         }
         let model = load_weights(path, &config, seed, device)?;
         let transform = match path.join(TRANSFORM_FILE).exists() {
-            true => Some(load_transform(path, config.d_model, device)?),
+            true => Some(load_transform(path, &config, device)?),
             false => None,
         };
         Ok(Self { config, source_config, model, tokenizer, tokenizer_json, settings, transform })
@@ -204,11 +204,14 @@ pub fn save_transform(path: &Path, transform: &TransformMatrix) -> Result<()> {
 }
 
 /// Reads the Transform Matrix of a folder.
-pub fn load_transform(path: &Path, d_model: usize, device: &Device) -> Result<TransformMatrix> {
+pub fn load_transform(path: &Path, config: &ModelConfig, device: &Device) -> Result<TransformMatrix> {
     let bytes = read(path, TRANSFORM_FILE)?;
     let mut checkpoint = Checkpoint::default();
     checkpoint.add(&path.join(TRANSFORM_FILE).display().to_string(), &bytes)?;
-    checkpoint.transform_matrix(d_model, device).with_context(|| path.join(TRANSFORM_FILE).display().to_string())
+    let transform = checkpoint.transform_matrix(config.d_model, device);
+    transform
+        .and_then(|transform| transform.for_layers(config.n_layers))
+        .with_context(|| path.join(TRANSFORM_FILE).display().to_string())
 }
 
 fn read(folder: &Path, file: &str) -> Result<Vec<u8>> {

@@ -14,7 +14,7 @@ pub enum Request {
         /// Where to compute.
         device: DeviceWish,
     },
-    /// Answer one prompt in both panes. A new one ends the one before.
+    /// Answer one prompt in both panes. The page asks again only after [`Event::Done`].
     Ask {
         /// Chosen by the page, never 0; every event of this answer carries it.
         id: u32,
@@ -142,8 +142,27 @@ pub struct SelfTestReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Welcome {
     pub n_layers: usize,
+    /// What the connection does where the visitor chooses no layer.
+    pub choice: LayerChoice,
+    /// The layer behind which the vector is added, counted from 0.
+    pub joins_after: usize,
     pub languages: Vec<LanguageName>,
     pub examples: Vec<ExamplePrompt>,
+}
+
+/// How the models were trained to take a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LayerChoice {
+    /// The one that the Decision Maker finds most probable.
+    DecisionMaker,
+    /// All of them, each by its probability.
+    Proportion,
+    /// All of them alike.
+    Mean,
+    /// One that is drawn.
+    Random,
+    /// Always this one, counted from 0.
+    Fixed(usize),
 }
 
 /// A language that the models speak.
@@ -165,17 +184,24 @@ pub struct ExamplePrompt {
     pub gold: String,
 }
 
-/// What the Decision Maker chose and how strong the injected vector is.
+/// Which layer was taken and how strong the injected vector is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionReport {
-    /// Counted from 0.
-    pub layer: usize,
-    /// One per layer, summing to 1.
+    /// The one with the largest part in it, counted from 0; none where all have the same.
+    pub layer: Option<usize>,
+    /// The Decision Maker's, one per layer, summing to 1.
     pub probabilities: Vec<f32>,
     /// Euclidean norm of the vector that was added.
     pub vector_norm: f32,
     /// Euclidean norm of the stream it was added to.
     pub stream_norm: f32,
+}
+
+impl ConnectionReport {
+    /// Whether it can be sent: JSON has no other numbers, and a sound device computes none.
+    pub fn is_finite(&self) -> bool {
+        self.probabilities.iter().chain([&self.vector_norm, &self.stream_norm]).all(|number| number.is_finite())
+    }
 }
 
 /// How an answer went. Times count this pane's own computing, not the other pane's turns.
@@ -236,8 +262,32 @@ mod tests {
 
     #[test]
     fn an_event_survives_the_way_to_the_page() {
-        let report = ConnectionReport { layer: 0, probabilities: vec![0.75, 0.25], vector_norm: 1.5, stream_norm: 9.0 };
-        let event = Event::Connected { id: 7, report };
+        arrives(Event::Connected { id: 7, report: report() });
+    }
+
+    #[test]
+    fn the_verdict_on_a_device_that_computes_no_numbers_survives_the_way_to_the_page() {
+        arrives(Event::SelfTest(SelfTestReport {
+            webgpu: true,
+            prompts: 2,
+            max_logit_error: f32::MAX,
+            tolerance: 2e-3,
+            tokens_equal: false,
+            passed: false,
+            elapsed_s: 0.5,
+        }));
+        assert!(report().is_finite());
+        for wrong in [f32::NAN, f32::INFINITY] {
+            assert!(!ConnectionReport { stream_norm: wrong, ..report() }.is_finite());
+            assert!(!ConnectionReport { probabilities: vec![0.5, wrong], ..report() }.is_finite());
+        }
+    }
+
+    fn report() -> ConnectionReport {
+        ConnectionReport { layer: Some(0), probabilities: vec![0.75, 0.25], vector_norm: 1.5, stream_norm: 9.0 }
+    }
+
+    fn arrives(event: Event) {
         let text = serde_json::to_string(&event).unwrap();
         assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);
     }

@@ -3,10 +3,15 @@
 
 use crate::protocol::ExamplePrompt;
 
-/// The language of a prompt: the example's own, else what its script tells.
+/// The language of a prompt: the example's own, else what its script tells. Kana anywhere tell Japanese, whose questions may
+/// begin as Chinese ones do.
 pub fn language_of(text: &str, examples: &[ExamplePrompt]) -> Option<String> {
     let example = examples.iter().find(|example| example.prompt.trim() == text.trim());
-    example.map(|example| example.lang.clone()).or_else(|| text.chars().find_map(of_script).map(str::to_owned))
+    let of_text = || {
+        let kana = text.chars().filter_map(of_script).find(|lang| *lang == "ja");
+        kana.or_else(|| text.chars().find_map(of_script)).map(str::to_owned)
+    };
+    example.map(|example| example.lang.clone()).or_else(of_text)
 }
 
 /// The most spoken language of ours that is written with this character; none for Latin letters, which all share.
@@ -30,7 +35,7 @@ fn of_script(character: char) -> Option<&'static str> {
 pub fn is_answer(answer: &str, gold: &str) -> bool {
     let bare = |text: &str| {
         text.trim()
-            .trim_matches(|mark: char| mark.is_ascii_punctuation() || "。।؟！¡¿".contains(mark))
+            .trim_matches(|mark: char| mark.is_ascii_punctuation() || "。．，、？！।۔؟،؛¡¿".contains(mark))
             .trim()
             .to_lowercase()
     };
@@ -52,13 +57,20 @@ mod tests {
         let examples = [example];
         assert_eq!(language_of(" فرانس کا دارالحکومت؟ ", &examples).as_deref(), Some("ur"));
         assert_eq!(language_of("ما هي عاصمة فرنسا؟", &examples).as_deref(), Some("ar"));
+        assert_eq!(language_of("日本の首都はどこですか。", &[]).as_deref(), Some("ja"));
+        assert_eq!(language_of("中国的首都是哪里？", &[]).as_deref(), Some("zh"));
         assert_eq!(language_of("Mji mkuu wa Kenya?", &examples), None);
     }
 
     #[test]
     fn an_answer_is_right_whatever_marks_surround_it_and_wrong_if_it_only_holds_the_right_one() {
         assert!(is_answer(" برلين.", "برلين"));
-        assert!(is_answer("北京。", "北京"));
+        for mark in "。．，、？！".chars() {
+            assert!(is_answer(&format!("北京{mark}"), "北京"), "{mark}");
+        }
+        for mark in "۔؟،؛".chars() {
+            assert!(is_answer(&format!("پیرس{mark}"), "پیرس"), "{mark}");
+        }
         assert!(is_answer("Four", "four"));
         assert!(!is_answer("十四", "四"));
         assert!(!is_answer("on dört", "dört"));

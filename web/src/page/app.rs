@@ -50,7 +50,8 @@ fn App() -> impl IntoView {
     }
     let connection = RwSignal::new(DEFAULT_CONNECTION);
     window_event_listener(ev::keydown, move |event| {
-        if event.key() == "Escape" {
+        // An input method of its own uses the key to give up a word.
+        if event.key() == "Escape" && !event.is_composing() {
             client.stop();
         }
     });

@@ -21,6 +21,8 @@ use web_sys::{ErrorEvent, MessageEvent};
 const WORKER: &str = "worker_loader.js";
 /// Bytes between two announcements of a growing answer to a screen reader.
 const ANNOUNCE_EVERY: usize = 60;
+/// How long a screen reader may take until it begins with an answer; what is spoken need not be read a second time.
+const SPOKEN_AFTER: Duration = Duration::from_secs(7);
 
 #[wasm_bindgen]
 extern "C" {
@@ -131,7 +133,7 @@ impl Client {
     }
 
     /// The device that the visitor has chosen.
-    fn device_wish(self) -> DeviceWish {
+    pub fn device_wish(self) -> DeviceWish {
         self.wish.get_value()
     }
 
@@ -168,7 +170,9 @@ impl Client {
         let on_error = Closure::new(move |error: ErrorEvent| {
             error.prevent_default();
             let message = js_sys::Reflect::get(&error, &"message".into()).ok().and_then(|text| text.as_string());
-            let on_webgpu = self.device.with_untracked(|device| device.as_ref().is_none_or(|device| device.webgpu));
+            // Before a device is named, WebGPU is at work if anything may be.
+            let on_webgpu = self.device_wish() == DeviceWish::Best
+                && self.device.with_untracked(|device| device.as_ref().is_none_or(|device| device.webgpu));
             match self.phase.get_untracked() {
                 // The panic hook has already said it better.
                 Phase::Dead => {}
@@ -277,7 +281,12 @@ impl Client {
                 file.repaired |= repaired;
             }),
             Event::NotKept(reason) => self.not_kept.set(Some(reason)),
-            Event::Device(report) => self.device.set(Some(report)),
+            Event::Device(report) => {
+                self.device.set(Some(report));
+                // The second device takes every file anew.
+                self.phase.set(Phase::Loading);
+                self.files.update(|files| files.iter_mut().for_each(|file| file.verified = false));
+            }
             Event::Loaded { memory } => {
                 self.memory.set(Some(memory));
                 self.phase.set(Phase::Testing);
@@ -302,6 +311,12 @@ impl Client {
                 pane.announced.set(pane.text.get_untracked());
                 pane.tokens.set(report.tokens);
                 pane.report.set(Some(report));
+                let forget = move || {
+                    if self.is_current(id) {
+                        pane.announced.set(String::new());
+                    }
+                };
+                set_timeout(forget, SPOKEN_AFTER);
             }
             Event::Done { id } if self.is_current(id) => self.phase.set(Phase::Ready),
             // Late words of an answer that another question has ended.
@@ -322,7 +337,12 @@ impl Client {
     }
 
     fn fail(self, failure: Failure) {
-        self.phase.set(if failure.aftermath == Aftermath::Usable { Phase::Ready } else { Phase::Dead });
+        let usable = failure.aftermath == Aftermath::Usable;
+        self.phase.set(if usable { Phase::Ready } else { Phase::Dead });
+        if !usable && let Some(running) = self.worker.get_value() {
+            // It would go on fetching, and hold its memory. It is dropped later: this may be its own listener.
+            running.worker.terminate();
+        }
         self.failure.set(Some(failure));
     }
 

@@ -78,12 +78,7 @@ pub fn cpu(reason: String, config: &ModelConfig) -> Candidate {
 
 /// What both models' weights take in memory on the CPU.
 pub fn cpu_bytes(config: &ModelConfig) -> u64 {
-    let ModelConfig { d_model, d_ff, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, .. } = config;
-    let attention = d_model * head_dim * 2 * (n_heads + n_kv_heads);
-    let layer = attention + 3 * d_model * d_ff + 2 * d_model;
-    let tables = if config.tie_word_embeddings { 1 } else { 2 };
-    let weights = tables * vocab_size * d_model + n_layers * layer + d_model + n_layers * d_model;
-    2 * weights as u64 * WEIGHT_BYTES
+    2 * config.parameters() * WEIGHT_BYTES
 }
 
 fn largest_tensor(config: &ModelConfig) -> u64 {

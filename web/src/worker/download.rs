@@ -59,8 +59,11 @@ impl Download {
                 let reader = response.body().map(|body| body.get_reader().unchecked_into());
                 Ok(Download { url: url.into(), reader, begins_at })
             }
-            // What is kept is not a beginning of this file; the whole of it may still be had.
-            _ if status == 206 || status == 416 => Box::pin(Download::open(url, 0, RequestCache::Reload)).await,
+            // What is kept is not a beginning of this file; the whole of it may still be had. A server that says so of the
+            // whole would say it for ever.
+            _ if from > 0 && (status == 206 || status == 416) => {
+                Box::pin(Download::open(url, 0, RequestCache::Reload)).await
+            }
             _ => {
                 let text = format!("{url}: the server answered {status} {}", response.status_text());
                 Err(Miss { text, final_word: status < 500 })

@@ -6,8 +6,9 @@ use crate::device::{Candidate, cpu, cpu_bytes};
 use crate::files::Files;
 use crate::scope::{WebGpu, elapsed_s, give_way, memory, post, set_webgpu};
 use burn::tensor::Device;
-use cctuning::bundle::{Bundle, BundleLoading};
+use cctuning::bundle::{Bundle, BundleLoading, GOLDEN_PROMPTS};
 use cctuning::chat::Prompt;
+use cctuning::connection::Choice;
 use cctuning::decision_maker::Pool;
 use cctuning::generate::{Decoding, GenerateOptions, Source};
 use cctuning::model::CcModel;
@@ -15,12 +16,9 @@ use cctuning::tokenizer::TextStream;
 use cctuning::{Error, Result};
 use std::cell::Cell;
 use web::protocol::{
-    AnswerEnd, Connection, ConnectionReport, ConnectionSource, Event, ExamplePrompt, LanguageName, Pane, PaneReport,
-    SelfTestReport, Welcome,
+    AnswerEnd, Connection, ConnectionReport, ConnectionSource, Event, ExamplePrompt, LanguageName, LayerChoice, Pane,
+    PaneReport, SelfTestReport, Welcome,
 };
-
-/// Golden prompts that the self-test computes again, in both panes.
-const SELF_TEST_PROMPTS: usize = 2;
 
 /// Most bytes of weights that the CPU takes: 4 GB is all that a 32-bit address reaches, and answering needs some of it.
 const CPU_LIMIT: u64 = 3_500_000_000;
@@ -37,7 +35,7 @@ impl Engine {
     ///
     /// # Errors
     /// The bundle cannot be read, or even the CPU does not reproduce its golden answers.
-    pub async fn start(files: &Files, candidate: Candidate) -> std::result::Result<Engine, String> {
+    pub async fn start(files: &Files, candidate: Candidate) -> std::result::Result<Engine, Unproved> {
         let webgpu = candidate.report.webgpu;
         let attempt = Engine::prove(files, candidate).await;
         set_webgpu(if webgpu && attempt.is_ok() { WebGpu::InUse } else { WebGpu::Unused });
@@ -45,10 +43,10 @@ impl Engine {
             Err(Unproved::Device(reason)) if webgpu => {
                 let reason =
                     format!("WebGPU did not pass the self-test ({reason}). Update the browser or the graphics driver.");
-                let config = files.config()?;
-                Engine::prove(files, cpu(reason, &config)).await.map_err(Unproved::into_text)
+                let config = files.config().map_err(Unproved::Bundle)?;
+                Engine::prove(files, cpu(reason, &config)).await
             }
-            other => other.map_err(Unproved::into_text),
+            other => other,
         }
     }
 
@@ -59,18 +57,21 @@ impl Engine {
         if !webgpu {
             let bytes = cpu_bytes(&files.config().map_err(Unproved::Bundle)?);
             if bytes > CPU_LIMIT {
-                return Err(Unproved::Bundle(format!(
+                return Err(Unproved::TooLarge(format!(
                     "the CPU needs the weights as 32-bit numbers in this tab's memory: {:.1} GB, and a tab may have 4 GB. \
                      These models need WebGPU.",
                     bytes as f64 / 1e9
                 )));
             }
         }
-        let bundle = load(files, &device).await.map_err(Unproved::Bundle)?;
+        let mut bundle = load(files, &device).await.map_err(Unproved::Bundle)?;
         post(&Event::Loaded { memory: memory() });
         give_way().await;
         let started_s = elapsed_s();
-        let test = bundle.self_test(SELF_TEST_PROMPTS).await.map_err(|error| Unproved::Device(error.to_string()))?;
+        let test = bundle.self_test(GOLDEN_PROMPTS).await.map_err(|error| {
+            let unproved = if survives(&error) { Unproved::Bundle } else { Unproved::Device };
+            unproved(error.to_string())
+        })?;
         post(&Event::SelfTest(SelfTestReport {
             webgpu,
             prompts: test.prompts,
@@ -81,6 +82,8 @@ impl Engine {
             elapsed_s: elapsed_s() - started_s,
         }));
         if test.passed {
+            // Nobody asks for them again, and they are as long as the vocabulary.
+            bundle.golden = Vec::new();
             return Ok(Engine { bundle, current: Cell::new(0) });
         }
         let tokens = if test.tokens_equal { "the same tokens" } else { "other tokens" };
@@ -103,7 +106,21 @@ impl Engine {
             english: example.english.clone(),
             gold: example.gold.clone(),
         });
-        Welcome { n_layers: config.n_layers, languages: languages.collect(), examples: examples.collect() }
+        let connection = &manifest.connection;
+        let choice = match (connection.pool, connection.choice) {
+            (Pool::DecisionMaker, Choice::Expectation) => LayerChoice::Proportion,
+            (Pool::DecisionMaker, _) => LayerChoice::DecisionMaker,
+            (Pool::Mean, _) => LayerChoice::Mean,
+            (Pool::Random, _) => LayerChoice::Random,
+            (Pool::Fixed(layer), _) => LayerChoice::Fixed(layer),
+        };
+        Welcome {
+            n_layers: config.n_layers,
+            choice,
+            joins_after: connection.layer,
+            languages: languages.collect(),
+            examples: examples.collect(),
+        }
     }
 
     /// Ends the answer that runs, at its next token.
@@ -111,7 +128,7 @@ impl Engine {
         self.current.set(0);
     }
 
-    /// Answers in both panes, one token each in turn, until both end or another request takes over.
+    /// Answers in both panes, one token each in turn, until both end or the visitor stops them.
     ///
     /// # Errors
     /// The prompt cannot be used, or the device stopped computing.
@@ -132,6 +149,7 @@ impl Engine {
             connected.connection.pool = Pool::Fixed(layer.min(bundle.config.n_layers - 1));
         }
 
+        let of_all = connected.connection.pool == Pool::Mean;
         let mut vanilla =
             self.begin(id, Pane::Vanilla, &bundle.vanilla, &prompt, &[], bundle.options(Source::None)?)?;
         vanilla.step().await?;
@@ -145,11 +163,14 @@ impl Engine {
         cc.step().await?;
         if let Some(made) = cc.decoding.connections().await?.and_then(|rows| rows.into_iter().next()) {
             let report = ConnectionReport {
-                layer: made.layer,
+                layer: (!of_all).then_some(made.layer),
                 probabilities: made.probabilities,
                 vector_norm: made.vector_norm,
                 stream_norm: made.stream_norm,
             };
+            if !report.is_finite() {
+                return Err(Error::Device("the connection is not made of finite numbers".into()));
+            }
             post(&Event::Connected { id, report });
         }
         while self.current.get() == id && (vanilla.running() || cc.running()) {
@@ -196,19 +217,13 @@ async fn load(files: &Files, device: &Device) -> std::result::Result<Bundle, Str
 }
 
 /// Why a device was not accepted.
-enum Unproved {
+pub enum Unproved {
     /// Another device may do better.
     Device(String),
-    /// No device will.
+    /// The CPU cannot hold these models; WebGPU may.
+    TooLarge(String),
+    /// No device will do better.
     Bundle(String),
-}
-
-impl Unproved {
-    fn into_text(self) -> String {
-        match self {
-            Unproved::Device(text) | Unproved::Bundle(text) => text,
-        }
-    }
 }
 
 /// One pane's answer and its own clock.

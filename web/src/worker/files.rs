@@ -115,7 +115,7 @@ impl Files {
     /// # Errors
     /// The manifest's configuration is of no model that is known here.
     pub fn config(&self) -> Result<ModelConfig, String> {
-        ModelConfig::from_json(self.manifest.config.to_string().as_bytes()).map_err(|error| error.to_string())
+        self.manifest.config().map_err(|error| error.to_string())
     }
 
     /// Replaces what is in `buffer` with this file's bytes, which have the hash that the manifest names. A wrong one is

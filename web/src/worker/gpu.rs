@@ -50,7 +50,8 @@ async fn adapter_name(largest_tensor: u64) -> Result<String, String> {
     let limit = get(&get(&adapter, "limits"), "maxStorageBufferBindingSize").as_f64().unwrap_or(f64::INFINITY);
     if largest_tensor as f64 > limit {
         return Err(format!(
-            "the models' largest matrix has {} MB, and this graphics driver takes at most {:.0} MB in one piece.",
+            "the models' largest matrix has {} MB, and this graphics driver takes at most {:.0} MB in one piece. \
+             Open a smaller bundle, or use a browser with a larger limit.",
             largest_tensor / 1_000_000,
             limit / 1e6
         ));

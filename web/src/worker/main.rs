@@ -10,7 +10,7 @@ mod scope;
 mod store;
 
 use device::choose_device;
-use engine::{Engine, survives};
+use engine::{Engine, Unproved, survives};
 use files::Files;
 use opfs::File;
 use std::cell::{Cell, OnceCell};
@@ -92,21 +92,33 @@ impl Worker {
         }
     }
 
-    async fn start(bundle: BundleSource, given: Vec<File>, device: DeviceWish) -> Result<Engine, String> {
-        let files = Files::open(bundle, given).await?;
-        let config = files.config()?;
+    async fn start(bundle: BundleSource, given: Vec<File>, device: DeviceWish) -> Result<Engine, Unproved> {
+        let files = Files::open(bundle, given).await.map_err(Unproved::Bundle)?;
+        let config = files.config().map_err(Unproved::Bundle)?;
         // The device gets ready while the files travel.
         let candidate = choose_device(device, &config).await;
         Engine::start(&files, candidate).await
     }
 }
 
-fn load_failure(detail: String, from_folder: bool) -> Failure {
-    let advice = if from_folder {
-        "Choose the folder that the trainer exported, or export it again: one that was copied may lack files or have changed ones."
-    } else {
-        "Check the connection and reload. If it says the same again, the files on the server are not whole, or not of this \
-         page's version: export the bundle again."
+fn load_failure(reason: Unproved, from_folder: bool) -> Failure {
+    let (advice, detail) = match reason {
+        Unproved::Bundle(detail) if from_folder => (
+            "Choose the folder that the trainer exported, or export it again: one that was copied may lack files or have changed ones.",
+            detail,
+        ),
+        Unproved::Bundle(detail) => (
+            "Check the connection and reload. If it says the same again, the files on the server are not whole, or not of this \
+             page's version: export the bundle again.",
+            detail,
+        ),
+        Unproved::TooLarge(detail) => {
+            ("Use a browser with WebGPU, on a computer with a graphics card, or open a smaller bundle.", detail)
+        }
+        Unproved::Device(detail) => (
+            "Export the bundle again: not even the CPU gives the answers that it promises. Until then, open another one.",
+            detail,
+        ),
     };
     Failure {
         title: "The models could not be loaded".into(),

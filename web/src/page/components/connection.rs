@@ -1,17 +1,18 @@
-//! What the connection did: the Decision Maker's probabilities per layer, its choice, the size of the injected vector.
+//! What the connection did: the Decision Maker's probabilities per layer, what was taken, the size of the injected vector.
 
 use crate::client::Client;
 use leptos::prelude::*;
-use web::protocol::{ConnectionReport, ConnectionSource};
+use web::choice::taken;
+use web::protocol::{ConnectionReport, ConnectionSource, Welcome};
 
 #[component]
 pub fn ConnectionPanel(client: Client) -> impl IntoView {
     let off = move || client.question.get().is_some_and(|question| question.connection.source == ConnectionSource::Off);
     let body = move || {
-        match client.connected.get() {
-        Some(report) => {
+        match client.connected.get().zip(client.welcome.get()) {
+        Some((report, welcome)) => {
             let forced = client.question.get().is_some_and(|question| question.connection.layer.is_some());
-            drawn(report, forced)
+            drawn(report, &welcome, forced)
         }
         None if off() => view! { <p class="waiting">"The connection was off: nothing was injected into the second model."</p> }.into_any(),
         None => view! {
@@ -27,7 +28,7 @@ pub fn ConnectionPanel(client: Client) -> impl IntoView {
             id="connection"
             class="card connection"
             aria-labelledby="heading-connection"
-            data-layer=move || client.connected.get().map(|report| report.layer)
+            data-layer=move || client.connected.get().and_then(|report| report.layer)
         >
             <h2 id="heading-connection">"What the connection did"</h2>
             {body}
@@ -35,11 +36,10 @@ pub fn ConnectionPanel(client: Client) -> impl IntoView {
     }
 }
 
-fn drawn(report: ConnectionReport, forced: bool) -> AnyView {
-    let n_layers = report.probabilities.len();
+fn drawn(report: ConnectionReport, welcome: &Welcome, forced: bool) -> AnyView {
     let chosen = report.layer;
-    let who = if forced { "You" } else { "The Decision Maker" };
-    let choice = format!("{who} chose layer {} of {n_layers}.", chosen + 1);
+    let taken = taken((!forced).then_some(welcome.choice), chosen, welcome.n_layers);
+    let joins_after = welcome.joins_after + 1;
     let share = if report.stream_norm > 0.0 { report.vector_norm / report.stream_norm } else { 0.0 };
     let largest = report.vector_norm.max(report.stream_norm).max(f32::MIN_POSITIVE);
     let norm = move |name: &'static str, class: &'static str, norm: f32| {
@@ -52,7 +52,7 @@ fn drawn(report: ConnectionReport, forced: bool) -> AnyView {
         }
     };
     let layer = move |(layer, probability): (usize, f32)| {
-        let is_chosen = chosen == layer;
+        let is_chosen = chosen == Some(layer);
         view! {
             <tr class:chosen=is_chosen data-probability=probability>
                 <th scope="row">{format!("layer {}", layer + 1)}</th>
@@ -62,10 +62,10 @@ fn drawn(report: ConnectionReport, forced: bool) -> AnyView {
         }
     };
     view! {
-        <p>{choice} {format!(" Its vector is {:.0} % as long as the stream that it joins after the first block.", share * 100.0)}</p>
+        <p>{taken} {format!(" The vector is {:.0} % as long as the stream that it joins after layer {joins_after}.", share * 100.0)}</p>
         <div class="drawings">
             <table class="bars">
-                <caption>"Probability of each layer"</caption>
+                <caption>"The Decision Maker's probability of each layer"</caption>
                 <tbody>{report.probabilities.into_iter().enumerate().map(layer).collect_view()}</tbody>
             </table>
             <div>
@@ -74,7 +74,7 @@ fn drawn(report: ConnectionReport, forced: bool) -> AnyView {
                     <tbody>{norm("injected vector", "chosen", report.vector_norm)} {norm("stream", "", report.stream_norm)}</tbody>
                 </table>
                 <p class="aside">
-                    "The vector is added once, at the last position of the question. Everything else about the second answer is ordinary decoding."
+                    "The vector is added once, at the position whose activations were read. Everything else about the second answer is ordinary decoding."
                 </p>
             </div>
         </div>

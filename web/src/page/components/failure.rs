@@ -26,7 +26,7 @@ pub fn FailurePanel(client: Client) -> impl IntoView {
             view! { <button type="button" on:click=move |_| client.failure.set(None)>"Close"</button> }.into_any()
         } else {
             view! {
-                <button type="button" id="restart" class="primary" on:click=move |_| client.start_worker(DeviceWish::Best)>
+                <button type="button" id="restart" class="primary" on:click=move |_| client.start_worker(client.device_wish())>
                     "Reload the models"
                 </button>
                 <button type="button" id="restart-cpu" on:click=on_cpu>"Run them on the CPU"</button>

@@ -43,7 +43,10 @@ pub fn PaneCard(client: Client, pane: Pane) -> impl IntoView {
         () if state.report.get().is_some() => "The model ended its answer at once.",
         () => "The answer appears here.",
     };
-    let mark = move || right().map(|right| if right { "the expected answer" } else { "not the expected answer" });
+    let mark = move || {
+        let words = if right()? { "the expected answer" } else { "not the expected answer" };
+        Some(view! { <span class="heard">{heading} ": "</span> {words} })
+    };
     view! {
         <section
             id=format!("pane-{id}")
@@ -56,7 +59,7 @@ pub fn PaneCard(client: Client, pane: Pane) -> impl IntoView {
             <header>
                 <h2 id=format!("heading-{id}")>{heading}</h2>
                 <p>{subtitle}</p>
-                <span class="verdict" class:right=move || right() == Some(true)>{mark}</span>
+                <span class="verdict" role="status" class:right=move || right() == Some(true)>{mark}</span>
             </header>
             <p class="answer" dir="auto" lang=lang class:running=running>{move || state.text.with(|text| text.trim_start().to_owned())}</p>
             <p class="waiting" hidden=move || !empty()>{waiting_words}</p>

@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::components::examples::Examples;
-use crate::components::switch::ConnectionSwitch;
+use crate::components::switch::{ConnectionSwitch, meaning};
 use crate::state::Phase;
 use leptos::ev::{KeyboardEvent, SubmitEvent};
 use leptos::prelude::*;
@@ -70,6 +70,7 @@ pub fn PromptCard(client: Client, connection: RwSignal<Connection>) -> impl Into
                     <button type="submit" id="ask" class="primary" aria-keyshortcuts="Control+Enter" aria-disabled=move || cannot_ask().to_string()>"Ask both"</button>
                 </div>
             </div>
+            <small>{move || meaning(connection.get().source)}</small>
         </form>
     }
 }

@@ -9,11 +9,15 @@ use web::protocol::{DeviceWish, SelfTestReport};
 #[component]
 pub fn Loading(client: Client) -> impl IntoView {
     let waiting = Memo::new(move |_| client.phase.get() < Phase::Ready);
-    let words = move || match client.phase.get() {
+    // As a memo it is spoken when it changes, and not after every answer.
+    let words = Memo::new(move |_| match client.phase.get() {
         Phase::Starting => "Starting the program that runs the models …",
         Phase::Loading => "Fetching the models",
-        _ => "Testing the models on this device against known answers …",
-    };
+        Phase::Testing => "Testing the models on this device against known answers …",
+        Phase::Ready | Phase::Answering => "The models are ready.",
+        // An alert says why.
+        Phase::Dead => "",
+    });
     // Apart from the words, which a screen reader speaks whenever they change.
     let amount = move || {
         let sums = client.files.with(|files| Sums::of(files));
@@ -28,12 +32,16 @@ pub fn Loading(client: Client) -> impl IntoView {
     let card = move || {
         view! {
             <section class="card loading" aria-label="Loading">
-                <p><span id="loading-words" role="status">{words}</span> <span aria-hidden="true">{amount}</span></p>
+                <p aria-hidden="true">{words} {amount}</p>
                 <progress aria-labelledby="loading-words" value=value></progress>
             </section>
         }
     };
-    view! { <Show when=move || waiting.get()>{card()}</Show> }
+    view! {
+        // Always there: a region that comes or goes with its words is not spoken.
+        <p id="loading-words" class="heard" role="status">{words}</p>
+        <Show when=move || waiting.get()>{card()}</Show>
+    }
 }
 
 /// What was checked, and what the models run on.

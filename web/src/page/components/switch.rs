@@ -2,20 +2,21 @@
 
 use crate::client::Client;
 use leptos::prelude::*;
-use web::protocol::{Connection, ConnectionSource};
+use web::choice::offered;
+use web::protocol::{Connection, ConnectionSource, LayerChoice};
 
 const SOURCES: [(ConnectionSource, &str, &str); 4] = [
-    (ConnectionSource::Off, "off", "Nothing is injected"),
+    (ConnectionSource::Off, "off", "Nothing is injected."),
     (
         ConnectionSource::Transform,
         "transform",
-        "The prompt's own activations, carried towards English by the Transform Matrix",
+        "The prompt's own activations, carried towards English by the Transform Matrix.",
     ),
-    (ConnectionSource::Identity, "identity", "The prompt's own activations as they are: the control"),
+    (ConnectionSource::Identity, "identity", "The prompt's own activations as they are: the control."),
     (
         ConnectionSource::Parallel,
         "parallel",
-        "The activations of the same question in English, as in training; known for the examples",
+        "The activations of the same question in English, as in training; known for the examples.",
     ),
 ];
 
@@ -31,6 +32,7 @@ pub fn ConnectionSwitch(client: Client, connection: RwSignal<Connection>, has_tw
                     type="radio"
                     name="source"
                     value=value
+                    aria-description=meaning
                     disabled=move || source == ConnectionSource::Parallel && !has_twin.get()
                     prop:checked=move || connection.get().source == source
                     on:change=move |_| connection.update(|connection| connection.source = source)
@@ -49,6 +51,8 @@ pub fn ConnectionSwitch(client: Client, connection: RwSignal<Connection>, has_tw
         let layer = event_target_value(&event).parse().ok();
         connection.update(|connection| connection.layer = layer);
     };
+    let choice =
+        move || client.welcome.with(|welcome| welcome.as_ref().map_or(LayerChoice::DecisionMaker, |of| of.choice));
     let option = |layer: usize| view! { <option value=layer>{format!("layer {}", layer + 1)}</option> };
     view! {
         <div class="switch">
@@ -63,12 +67,17 @@ pub fn ConnectionSwitch(client: Client, connection: RwSignal<Connection>, has_tw
                     disabled=move || connection.get().source == ConnectionSource::Off
                     on:change=on_layer
                 >
-                    <option value="">"Decision Maker's choice"</option>
+                    <option value="">{move || offered(choice())}</option>
                     {move || (0..n_layers.get()).map(option).collect_view()}
                 </select>
             </label>
         </div>
     }
+}
+
+/// What a source means, in a sentence.
+pub fn meaning(source: ConnectionSource) -> Option<&'static str> {
+    SOURCES.into_iter().find(|(of, ..)| *of == source).map(|(.., meaning)| meaning)
 }
 
 /// How the page writes a source: the matrix has a subscript.
