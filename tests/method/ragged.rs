@@ -202,6 +202,8 @@ fn batches_hold_every_row_once_and_similar_lengths_together() {
     }
     assert_eq!(evaluate::batches(&[100_000, 5]), [[0], [1]], "a row beyond the budget is a batch of its own");
     assert!(evaluate::batches(&[]).is_empty());
+    let (short, long) = (prompt(6, 1, 0), prompt(90, 1, 1));
+    assert_eq!((evaluate::slots(&long, &short, 3), evaluate::slots(&short, &long, 3)), (93, 90));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::benchmarks::{Benchmark, Item, load};
-use crate::evaluate::{batches, others};
+use crate::evaluate::{batches, others, slots};
 use crate::interrupt::Interrupt;
 use crate::likelihood::Options;
 use crate::lm_eval;
@@ -183,8 +183,9 @@ pub fn evaluate(
     let mut file = OpenOptions::new().create(true).append(true).open(&path).with_context(kept)?;
     let mut progress = Progress::new("eval", items.len(), done.len());
     let mut answered = done.len();
-    let prompts: Vec<(&Prompt, &Prompt)> = left.iter().map(|asked| (&asked.prompt, &asked.other)).collect();
-    for batch in batches(&prompts, options.max_new_tokens) {
+    let lengths: Vec<usize> =
+        left.iter().map(|asked| slots(&asked.prompt, &asked.other, options.max_new_tokens)).collect();
+    for batch in batches(&lengths) {
         if interrupt.requested() {
             println!("stopped with {answered} of {} items answered; the same call goes on", items.len());
             return Ok(false);

@@ -51,7 +51,8 @@ pub fn answer_until(
     options: &GenerateOptions,
     stopped: &(dyn Fn() -> bool + Sync),
 ) -> Result<Option<Vec<Answered>>> {
-    let batches = batches(prompts, options.max_new_tokens);
+    let lengths: Vec<usize> = prompts.iter().map(|(own, other)| slots(own, other, options.max_new_tokens)).collect();
+    let batches = batches(&lengths);
     let one = |batch: &Vec<usize>| -> Result<Option<Vec<Answered>>> {
         if stopped() {
             return Ok(None);
@@ -71,11 +72,14 @@ pub fn answer_until(
     Ok(Some(answers))
 }
 
-/// Cuts prompts, the longest first, into batches of at most [`BATCH_SLOTS`]: what does not fit into memory shows at once.
-/// The other prompts are read as one batch too.
-pub fn batches(prompts: &[(&Prompt, &Prompt)], max_new_tokens: usize) -> Vec<Vec<usize>> {
-    let length = |(own, other): &(&Prompt, &Prompt)| (own.ids.len() + max_new_tokens).max(other.ids.len());
-    let lengths: Vec<usize> = prompts.iter().map(length).collect();
+/// What a row takes of its batch: its prompt and answer, or its other prompt, which is read in one batch with those of the
+/// other rows.
+pub fn slots(own: &Prompt, other: &Prompt, max_new_tokens: usize) -> usize {
+    (own.ids.len() + max_new_tokens).max(other.ids.len())
+}
+
+/// Cuts rows, the longest first, into batches of at most [`BATCH_SLOTS`]: what does not fit into memory shows at once.
+pub fn batches(lengths: &[usize]) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&at| std::cmp::Reverse(lengths[at]));
     let mut rest = &order[..];
