@@ -28,7 +28,9 @@ use crate::sample::Sample;
 use crate::step::MethodName;
 use crate::train::{Ended, describe};
 use crate::transplant::{TransplantArgs, transplant};
-use crate::{benchmark_eval, corpus, evaluate, export, fit, generate, hub, interrupt, plan, pretrain, train};
+use crate::{
+    benchmark_eval, corpus, evaluate, export, fit, generate, hub, interrupt, plan, pretrain, train, weight_files,
+};
 
 #[derive(Parser)]
 #[command(version, about, arg_required_else_help = false)]
@@ -299,13 +301,13 @@ fn train_one(method: MethodName, recipe: &Recipe) -> Result<bool> {
     let model = out.join("model");
     match train::train("train", folder, &samples, method.of(recipe), recipe, out, &Interrupt::install()?)? {
         Ended::Interrupted => Ok(false),
-        Ended::Finished { steps: 0, .. } if ModelFolder::is_whole(&model) => {
-            println!("{} stands", model.display());
-            Ok(true)
-        }
-        Ended::Finished { folder, .. } => {
-            folder.save_model(&folder.model, &model, Storage::F32)?;
-            println!("{} written", model.display());
+        Ended::Finished { folder, newest } => {
+            // Whoever asks for a finished run again keeps what was fitted to it.
+            let stands = ModelFolder::is_whole(&model) && weight_files::same(&newest, &model)?;
+            if !stands {
+                folder.save_model(&folder.model, &model, Storage::F32)?;
+            }
+            println!("{} {}", model.display(), if stands { "stands" } else { "written" });
             Ok(true)
         }
     }

@@ -5,7 +5,6 @@
 //!
 //! `hf-hub` 0.5 and not 1.0: the latter starts an interrupted file over, and needs an asynchronous runtime and a C build.
 
-use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io::IsTerminal;
@@ -163,7 +162,7 @@ impl Hub {
             fetch(file)?;
         }
         let folder = cache.repo(repo(revision)).pointer_path(&info.sha);
-        for file in weights(&folder)? {
+        for file in weight_files::names(&folder)? {
             ensure!(has(&file), "{id}@{revision}: {INDEX_FILE} names {file}, which the repository does not have");
             fetch(&file)?;
         }
@@ -333,17 +332,10 @@ fn resumable(api: &Api, cached: &hf_hub::CacheRepo, url: &str) -> Result<(), Api
     Ok(())
 }
 
-/// The weights that a folder's index names, or the one file there is without an index.
-fn weights(folder: &Path) -> Result<Vec<String>> {
-    let Some(files) = weight_files::index(folder)? else { return Ok(vec![SINGLE_FILE.into()]) };
-    let files: BTreeSet<String> = files.into_values().collect();
-    Ok(files.into_iter().collect())
-}
-
 /// The first file that a folder lacks.
 fn missing(folder: &Path) -> Option<String> {
     let needed = NEEDED.map(String::from).into_iter();
-    let weights = weights(folder).unwrap_or_else(|_| vec![INDEX_FILE.into()]);
+    let weights = weight_files::names(folder).unwrap_or_else(|_| [INDEX_FILE.into()].into());
     needed.chain(weights).find(|file| !folder.join(file).exists())
 }
 

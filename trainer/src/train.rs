@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -61,8 +61,8 @@ struct Entry {
 
 /// How a training run ended.
 pub enum Ended {
-    /// All steps were taken, so many of them by this call.
-    Finished { folder: Box<ModelFolder>, steps: usize },
+    /// All steps were taken; `newest` is the checkpoint of the last.
+    Finished { folder: Box<ModelFolder>, newest: PathBuf },
     /// A person asked to stop; the checkpoint holds everything that resuming needs.
     Interrupted,
 }
@@ -168,11 +168,15 @@ pub fn train(
         }
     }
     progress.say(&held(&folder, recipe, method, samples));
-    Ok(Ended::Finished { folder: Box::new(folder), steps: total - done })
+    Ok(Ended::Finished { folder: Box::new(folder), newest: checkpoints.join(checkpoint_name(total)) })
+}
+
+fn checkpoint_name(step: usize) -> String {
+    format!("step-{step}")
 }
 
 fn save(folder: &ModelFolder, optimizer: &AdamW, state: &State, checkpoints: &Path) -> Result<()> {
-    run_folder::write_atomically(checkpoints, &format!("step-{}", state.step), |path| {
+    run_folder::write_atomically(checkpoints, &checkpoint_name(state.step), |path| {
         folder.save_model(&folder.model, path, Storage::F32)?;
         stream_file_atomically(&path.join(OPTIMIZER_FILE), |out| optimizer.save(out))?;
         fs::write(path.join(STATE_FILE), serde_json::to_vec(state)?)?;

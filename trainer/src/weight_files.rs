@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::mapped::Mapped;
 use crate::progress::Progress;
-use crate::run_folder::{read_if_there, stream_file_atomically, write_file_atomically};
+use crate::run_folder::{file_sha256, read_if_there, stream_file_atomically, write_file_atomically};
 
 pub const SINGLE_FILE: &str = "model.safetensors";
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -79,6 +79,32 @@ pub fn index(path: &Path) -> Result<Option<BTreeMap<String, String>>> {
     let path = path.join(INDEX_FILE);
     let bytes = read_if_there(&path)?;
     bytes.map(|bytes| parse_index(&bytes).with_context(|| path.display().to_string())).transpose()
+}
+
+/// The files of weights that a folder's index names, or the one there is without an index.
+///
+/// # Errors
+/// As [`index`].
+pub fn names(path: &Path) -> Result<BTreeSet<String>> {
+    Ok(index(path)?.map_or_else(|| [SINGLE_FILE.to_string()].into(), |files| files.into_values().collect()))
+}
+
+/// Whether two folders hold the same weights, file by file.
+///
+/// # Errors
+/// A file that is there cannot be read.
+pub fn same(one: &Path, other: &Path) -> Result<bool> {
+    let files = names(one)?;
+    if files != names(other)? {
+        return Ok(false);
+    }
+    for file in files {
+        let [one, other] = [one, other].map(|folder| folder.join(&file));
+        if !one.exists() || !other.exists() || file_sha256(&one)? != file_sha256(&other)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Reads `model.safetensors.index.json`: the file of every tensor.
