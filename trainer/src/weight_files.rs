@@ -75,7 +75,7 @@ pub fn load_weights(path: &Path, config: &ModelConfig, seed: u64, device: &Devic
 ///
 /// # Errors
 /// It cannot be read, or as [`parse_index`].
-pub fn index(path: &Path) -> Result<Option<BTreeMap<String, String>>> {
+fn index(path: &Path) -> Result<Option<BTreeMap<String, String>>> {
     let path = path.join(INDEX_FILE);
     let bytes = read_if_there(&path)?;
     bytes.map(|bytes| parse_index(&bytes).with_context(|| path.display().to_string())).transpose()
