@@ -1,6 +1,13 @@
-//! Proves that what a step sees, its rows and its learning rate, is a pure function of the step's number.
+//! Proves that what a step sees, its rows and its learning rate, is a pure function of the step's number, and that work on
+//! several cores is taken as on one.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
 
 use trainer::batches::{Order, micro_batches};
+use trainer::parallel::in_order;
 
 fn epoch(seed: u64, epoch: usize) -> Vec<usize> {
     let mut order = Order::new(103, 10, seed);
@@ -101,4 +108,61 @@ fn a_schedule_without_warm_up_or_past_its_end_stays_in_range() {
     assert_eq!(trainer::schedule::lr(0, 0, 1.0, 0.1), 1.0);
     assert!(trainer::schedule::lr(50, 10, 1.0, 0.1).abs() < 1e-15);
     assert!(trainer::schedule::lr(9, 10, 1.0, 1.0) < 1.0);
+}
+
+/// The last of every three is done first.
+fn uneven(item: &usize) -> usize {
+    sleep(Duration::from_millis(3 * (2 - *item as u64 % 3)));
+    *item
+}
+
+#[test]
+fn results_of_several_threads_are_taken_in_order_until_they_are_refused() {
+    let items: Vec<usize> = (0..50).collect();
+    for threads in [0, 1, 2, 3, 8, 100] {
+        for wanted in [0, 1, 7, 50] {
+            let mut taken = Vec::new();
+            in_order(threads, &items[..wanted], uneven, |item| {
+                taken.push(item);
+                true
+            });
+            assert_eq!(taken, items[..wanted], "{threads} threads");
+        }
+        let mut taken = Vec::new();
+        in_order(threads, &items, uneven, |item| {
+            taken.push(item);
+            item < 9
+        });
+        assert_eq!(taken, items[..10], "{threads} threads");
+    }
+}
+
+#[test]
+fn no_more_results_wait_than_one_beside_those_in_work() {
+    let items: Vec<usize> = (0..60).collect();
+    for threads in [2, 5] {
+        let (begun, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let mut taken = 0;
+        let count = |item: &usize| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            uneven(item)
+        };
+        in_order(threads, &items, count, |_| {
+            sleep(Duration::from_millis(5));
+            most.fetch_max(begun.load(Ordering::SeqCst) - taken, Ordering::SeqCst);
+            taken += 1;
+            true
+        });
+        assert_eq!(most.into_inner(), threads + 1);
+    }
+}
+
+#[test]
+fn a_panic_in_one_thread_reaches_the_caller() {
+    for threads in [1, 3] {
+        let fails = |item: &usize| assert_ne!(*item, 20, "the twentieth");
+        let found = catch_unwind(AssertUnwindSafe(|| in_order(threads, &[1, 2, 20, 3, 4, 5], fails, |()| true)));
+        let told = found.expect_err("a panic");
+        assert!(told.downcast_ref::<String>().is_some_and(|told| told.contains("the twentieth")));
+    }
 }

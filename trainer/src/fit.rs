@@ -23,7 +23,7 @@ use crate::batches::micro_batches;
 use crate::fit_report::{Fitted, Point};
 use crate::interrupt::Interrupt;
 use crate::memory;
-use crate::parallel::{cores, in_parallel};
+use crate::parallel::{cores, in_order};
 use crate::progress::Progress;
 use crate::recipe::Transform;
 use crate::sample::Sample;
@@ -230,22 +230,19 @@ impl Reading<'_> {
         mut take: impl FnMut(&[usize], &[f32], &[f32]) -> Result<bool>,
     ) -> Result<bool> {
         let lengths: Vec<usize> = samples.iter().map(|s| s.prompt.ids.len().max(s.english.ids.len())).collect();
-        let threads = cores(self.model);
-        // Only so many wait to be taken as are read at once.
-        for groups in micro_batches(&lengths, self.token_budget).chunks(threads) {
-            let side = |group: &[usize], pick: fn(&Sample) -> &Prompt| {
+        let groups = micro_batches(&lengths, self.token_budget);
+        let read = |group: &Vec<usize>| {
+            let side = |pick: fn(&Sample) -> &Prompt| {
                 self.activations(&group.iter().map(|&row| pick(samples[row])).collect::<Vec<_>>())
             };
-            let read = in_parallel(threads, groups, |group| {
-                (side(group, |sample| &sample.prompt), side(group, |sample| &sample.english))
-            });
-            for (group, (own, english)) in groups.iter().zip(read) {
-                if !take(group, &own, &english)? {
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
+            (side(|sample| &sample.prompt), side(|sample| &sample.english))
+        };
+        let (mut group, mut outcome) = (groups.iter(), Ok(true));
+        in_order(cores(self.model), &groups, read, |(own, english)| {
+            outcome = take(group.next().expect("one for each result"), &own, &english);
+            matches!(outcome, Ok(true))
+        });
+        outcome
     }
 
     /// What the anchors of some prompts hold, row-major `[prompts * n_layers, d_model]`.

@@ -107,8 +107,8 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize) -> 
     let decision = d * layers;
     let gradients = trained + if cc { decision } else { 0.0 };
     let side_by_side = if optim.recompute { 1 } else { threads };
-    // Micro-batches have gradients of their own beside their sum.
-    let sets = if optim.recompute { 1 } else { side_by_side + 1 };
+    // Beside their sum micro-batches have gradients of their own: those that are computed, and one set that waits.
+    let sets = if optim.recompute { 1 } else { side_by_side + 1 + usize::from(side_by_side > 1) };
     let moment = if optim.moments == Precision::Bf16 { 2.0 } else { F32 };
     let part = |name, bytes, why: String| Part { name, bytes, why };
     let billions = |n: f64| format!("{:.3} B", n / 1e9);

@@ -23,7 +23,7 @@ use crate::batches::micro_batches;
 use crate::deep_supervision::{DeepSupervision, Dft};
 use crate::english::{Connected, English};
 use crate::optim::Gradients;
-use crate::parallel::{cores, in_parallel};
+use crate::parallel::{cores, in_order};
 use crate::precision::Precision;
 use crate::recipe::{Cc, Optim, Recipe};
 use crate::sample::Sample;
@@ -166,32 +166,30 @@ pub fn step_with_noise(
         micro_step(model, &samples, rows, &window, gradients)
     };
     let micro_batches = micro_batches(&lengths, economy.micro_tokens);
-    let threads = economy.threads(model);
-    // Only so many gradients wait at once to be added as are computed at once. However many cores there are, a micro-batch's
-    // own sum comes first, so that the result is the same; only who has no room for two sets adds at once.
-    for some in micro_batches.chunks(threads) {
-        let done = match some {
-            [one] if economy.recompute => vec![micro(one, &mut result.gradients)],
-            many => in_parallel(threads, many, |rows| {
-                let mut gradients = Gradients::default();
-                (micro(rows, &mut gradients), gradients)
-            })
-            .into_iter()
-            .map(|(done, gradients)| {
-                result.gradients.add(gradients);
-                done
-            })
-            .collect(),
-        };
-        for Told { loss, connection, distances } in done {
-            result.loss += loss;
-            if let (Some(stats), Some(connection)) = (&mut result.connection, connection) {
-                connection.add_to(stats, batch.len());
-            }
-            if let (Some(all), Some(some)) = (&mut result.distances, distances) {
-                *all = [all[0] + some[0], all[1] + some[1]];
-            }
+    let mut add = |Told { loss, connection, distances }: Told| {
+        result.loss += loss;
+        if let (Some(stats), Some(connection)) = (&mut result.connection, connection) {
+            connection.add_to(stats, batch.len());
         }
+        if let (Some(all), Some(some)) = (&mut result.distances, distances) {
+            *all = [all[0] + some[0], all[1] + some[1]];
+        }
+    };
+    let gradients = &mut result.gradients;
+    if economy.recompute {
+        // No room for two sets of gradients.
+        micro_batches.iter().for_each(|rows| add(micro(rows, gradients)));
+    } else {
+        // However many cores there are, a micro-batch's own sum comes first, so that the result is the same.
+        let own = |rows: &Vec<usize>| {
+            let mut gradients = Gradients::default();
+            (micro(rows, &mut gradients), gradients)
+        };
+        in_order(economy.threads(model), &micro_batches, own, |(told, own)| {
+            add(told);
+            gradients.add(own);
+            true
+        });
     }
     result
 }
