@@ -28,6 +28,8 @@ const SHOWN: usize = 2;
 pub struct Questions {
     pub samples: Vec<Sample>,
     pub asked: Vec<Asked>,
+    /// The answers of their English twins.
+    english: Vec<String>,
 }
 
 /// Who answers.
@@ -61,7 +63,15 @@ impl Questions {
             Ok(Asked { id, lang, family, kind, fact, gold })
         };
         let asked = samples.iter().map(asked).collect::<Result<_>>()?;
-        Ok(Self { samples, asked })
+        let english = samples.iter().map(|sample| items[sample.id.as_str()].output_en.clone()).collect();
+        Ok(Self { samples, asked, english })
+    }
+
+    /// The first so many.
+    pub fn first(&self, n: usize) -> Self {
+        let n = n.min(self.samples.len());
+        let Self { samples, asked, english } = self;
+        Self { samples: samples[..n].to_vec(), asked: asked[..n].to_vec(), english: english[..n].to_vec() }
     }
 }
 
@@ -77,12 +87,16 @@ impl Answerer<'_> {
         transform: Option<&FoldedTransform>,
         interrupt: &Interrupt,
     ) -> Result<Option<Answers>> {
-        let Questions { samples, asked } = questions;
+        let Questions { samples, asked, english } = questions;
         let mut prompts: Vec<(&Prompt, &Prompt)> =
             samples.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
         if reading == Reading::Shuffled {
             let others = evaluate::others(samples.len(), self.recipe.cc.seed)?;
             prompts.iter_mut().zip(others).for_each(|(pair, other)| pair.1 = &samples[other].prompt);
+        }
+        let in_english = reading == Reading::English;
+        if in_english {
+            prompts.iter_mut().for_each(|pair| pair.0 = pair.1);
         }
         let (options, started) = (self.options(reading)?, Instant::now());
         let (model, config, stopped) = (self.model, &self.folder.config, || interrupt.requested());
@@ -90,9 +104,10 @@ impl Answerer<'_> {
         let Some(found) = found else { return Ok(None) };
         let mut answers = Answers { seconds: started.elapsed().as_secs_f64(), ..Answers::default() };
         let mut shown: BTreeMap<&str, usize> = BTreeMap::new();
-        for (asked, (tokens, connection)) in asked.iter().zip(&found) {
+        for ((asked, english), (tokens, connection)) in asked.iter().zip(english).zip(&found) {
             let text = self.folder.tokenizer.decode(tokens)?;
-            answers.credits.push(evaluate::credit(&asked.family, &asked.lang, &text, &asked.gold));
+            let (lang, gold) = if in_english { ("en", english) } else { (asked.lang.as_str(), &asked.gold) };
+            answers.credits.push(evaluate::credit(&asked.family, lang, &text, gold));
             if let Some(connection) = connection {
                 answers.note(asked, connection, samples.len());
             }
@@ -116,6 +131,7 @@ impl Answers {
     fn note(&mut self, asked: &Asked, connection: &Connection, prompts: usize) {
         self.vector_norm += f64::from(connection.vector_norm) / prompts as f64;
         self.stream_norm += f64::from(connection.stream_norm) / prompts as f64;
+        self.layers.push(connection.layer);
         if asked.foreign() {
             let layers = self.selected.entry(asked.family.clone()).or_default();
             layers.resize(connection.probabilities.len(), 0);

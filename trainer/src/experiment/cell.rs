@@ -27,6 +27,17 @@ pub struct Measured {
     pub test: Answered,
     pub states: Vec<State>,
     pub transplanted: Option<Transplanted>,
+    #[serde(default)]
+    pub timed: Option<Timed>,
+}
+
+/// Seconds of the same work with and without CC-Tuning, in turn, so that whatever else the machine does slows both.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timed {
+    /// A step's loss and gradients on one batch: plain fine-tuning, CC-Tuning.
+    pub steps: Vec<[f64; 2]>,
+    /// Answers to the same prompts: without a connection, with W_T.
+    pub answers: Vec<[f64; 2]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +153,9 @@ pub struct Answers {
     /// Mean length of the added vector, and of the stream it was added to.
     pub vector_norm: f64,
     pub stream_norm: f64,
+    /// The layer that was taken for each prompt, from 0; none without a connection.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<usize>,
     /// A few answers, for a person: id and text.
     pub shown: Vec<(String, String)>,
 }
@@ -236,6 +250,7 @@ impl Measured {
     /// Without what a clock or the machine decides.
     pub fn timeless(mut self) -> Self {
         self.device.clear();
+        self.timed = None;
         self.trained.iter_mut().for_each(|trained| trained.seconds = 0.0);
         self.fits.values_mut().for_each(|fit| fit.seconds = 0.0);
         for answered in [&mut self.validation, &mut self.test] {

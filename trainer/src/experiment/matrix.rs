@@ -30,6 +30,8 @@ pub enum Group {
     EnglishGrad,
     /// The input embedding of Eq. 3
     E,
+    /// What the method leaves open: alpha, tau, the Decision Maker's learning rate, English rows, epochs
+    Open,
 }
 
 /// The rows that are trained on.
@@ -75,6 +77,8 @@ pub enum Reading {
     PerLayer,
     /// `Transform` with a ridge.
     Ridge,
+    /// The English twin as the prompt itself: whether English knows the answer.
+    English,
 }
 
 /// One training run and all that is asked of it.
@@ -194,12 +198,13 @@ impl Reading {
             Self::Affine => "W_T, affine",
             Self::PerLayer => "W_T, per layer",
             Self::Ridge => "W_T, ridge 1e-3",
+            Self::English => "asked in English",
         }
     }
 
     pub fn source(self) -> Source {
         match self {
-            Self::None => Source::None,
+            Self::None | Self::English => Source::None,
             Self::Parallel => Source::Parallel,
             Self::Identity => Source::Identity,
             Self::Zero => Source::Zero,
@@ -217,7 +222,7 @@ impl Reading {
     /// What it changes in the fit; none where it needs no matrix at all.
     pub fn fit(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::None | Self::Parallel | Self::Identity => None,
+            Self::None | Self::Parallel | Self::Identity | Self::English => None,
             Self::Affine => Some(&["transform.affine=true"]),
             Self::PerLayer => Some(&["transform.per_layer=true"]),
             Self::Ridge => Some(&["transform.ridge=1e-3"]),
@@ -241,6 +246,13 @@ impl Cell {
             states: false,
             transplants: false,
         }
+    }
+
+    /// With one key of the recipe changed.
+    fn with(mut self, key: &str, value: &str) -> Self {
+        self.variant = format!("{} = {value}", key.trim_start_matches("cc."));
+        self.overrides.push(format!("{key}={value}"));
+        self
     }
 
     /// What a person calls it.
@@ -278,6 +290,9 @@ pub fn cells(profile: Profile, n_layers: usize) -> Vec<Cell> {
         cell.curve = plain && training == Training::Cc && seed == 0;
         cell.states = plain && seed == 0;
         cell.transplants = profile == Profile::Full && plain && training == Training::Sft && seed == 0;
+        if cell.transplants {
+            cell.readings.push(Reading::English);
+        }
         cell
     };
     let both = |seed| {
@@ -287,6 +302,11 @@ pub fn cells(profile: Profile, n_layers: usize) -> Vec<Cell> {
     let base = Cell { states: true, ..Cell::new(Group::Reference, Setting::MlSft, Training::Nothing, 0) };
     let mut cells: Vec<Cell> = both(0).collect();
     cells.push(base);
+    if profile == Profile::Full {
+        cells.extend(
+            open().map(|(training, key, value)| Cell::new(Group::Open, Setting::MlSft, training, 0).with(key, value)),
+        );
+    }
     let most = Setting::ALL.map(|setting| profile.seeds(setting)).into_iter().max().unwrap_or(0);
     cells.extend((1..most).flat_map(both));
     for seed in 0..profile.ablation_seeds() {
@@ -294,16 +314,21 @@ pub fn cells(profile: Profile, n_layers: usize) -> Vec<Cell> {
         if profile == Profile::Full {
             cells.push(Cell::new(Group::Reference, Setting::MlSft, Training::Dft, seed));
         }
-        cells.extend(ablations(n_layers).into_iter().filter(|found| profile.ablates(found)).map(
-            |(group, key, value)| {
-                let mut cell = Cell::new(group, Setting::MlSft, Training::Cc, seed);
-                cell.variant = format!("{} = {value}", key.trim_start_matches("cc."));
-                cell.overrides.push(format!("{key}={value}"));
-                cell
-            },
-        ));
+        cells.extend(
+            ablations(n_layers)
+                .into_iter()
+                .filter(|found| profile.ablates(found))
+                .map(|(group, key, value)| Cell::new(group, Setting::MlSft, Training::Cc, seed).with(key, &value)),
+        );
     }
     cells
+}
+
+/// One seed each, to be looked at on validation. Another number of epochs is another plain fine-tuning too.
+fn open() -> impl Iterator<Item = (Training, &'static str, &'static str)> {
+    let keys = [("cc.alpha", "0.3"), ("cc.tau", "0.5"), ("cc.decision_lr_mult", "10"), ("cc.skip_english", "true")];
+    let epochs = [Training::Sft, Training::Cc].map(|training| (training, "optim.epochs", "1"));
+    keys.into_iter().map(|(key, value)| (Training::Cc, key, value)).chain(epochs)
 }
 
 /// Where it is reported, the key it changes, and to what.

@@ -14,10 +14,11 @@ use cctuning::transform_matrix::FoldedTransform;
 use serde_json::Value;
 
 use super::answering::{Answerer, Questions};
-use super::cell::{Answered, Chosen, Fit, Measured, Shape, Trained};
-use super::matrix::{Reading, Setting, Training};
+use super::cell::{Answered, Chosen, Fit, Measured, Shape, Timed, Trained};
+use super::matrix::{Group, Reading, Setting, Training};
 use super::plan::Planned;
 use super::{distilled, inspect, transplanting};
+use crate::batches::Order;
 use crate::corpus::Corpus;
 use crate::data::Row;
 use crate::data::build::{english, translation};
@@ -28,7 +29,8 @@ use crate::inputs;
 use crate::interrupt::Interrupt;
 use crate::model_folder::ModelFolder;
 use crate::recipe::Recipe;
-use crate::step::Method;
+use crate::sample::Sample;
+use crate::step::{Method, step};
 use crate::train::{Ended, train};
 
 /// Rows of each kind that +SDRRL adds, over the rows given: with four kinds 1.6 N in all, the paper's most.
@@ -44,6 +46,10 @@ pub struct Place<'a> {
     pub device_name: &'a str,
     pub interrupt: &'a Interrupt,
 }
+
+/// Pairs of steps, and of answers to some prompts, that are timed in a cell.
+const TURNS: usize = 6;
+const TIMED_PROMPTS: usize = 128;
 
 type Fits = BTreeMap<Reading, (Fit, FoldedTransform)>;
 
@@ -80,8 +86,8 @@ impl Place<'_> {
         let Some(fits) = self.fits(&answerer, &cell.readings, cell.curve, &test)? else { return Ok(None) };
         // Validation decides between variants; the controls are for the test alone.
         let decisive = &cell.readings[..1];
-        let Some(validated) = self.answered(&answerer, validation, decisive, &fits)? else { return Ok(None) };
-        let Some(tested) = self.answered(&answerer, test, &cell.readings, &fits)? else { return Ok(None) };
+        let Some(validated) = self.answered(&answerer, &validation, decisive, &fits)? else { return Ok(None) };
+        let Some(tested) = self.answered(&answerer, &test, &cell.readings, &fits)? else { return Ok(None) };
         let states = if cell.states { inspect::states(&answerer, &self.corpus.test)? } else { Vec::new() };
         let transplanted = match cell.transplants {
             true => match transplanting::transplanted(&answerer, self.corpus, self.interrupt)? {
@@ -89,6 +95,10 @@ impl Place<'_> {
                 None => return Ok(None),
             },
             false => None,
+        };
+        let timed = match (cell.group, cell.training) {
+            (Group::Main, Training::Cc) => self.timed(&answerer, cell.setting, &test, &fits)?,
+            _ => None,
         };
         Ok(Some(Measured {
             id: id.clone(),
@@ -105,6 +115,7 @@ impl Place<'_> {
             test: tested,
             states,
             transplanted,
+            timed,
         }))
     }
 
@@ -192,19 +203,64 @@ impl Place<'_> {
     fn answered(
         &self,
         answerer: &Answerer,
-        questions: Questions,
+        questions: &Questions,
         readings: &[Reading],
         fits: &Fits,
     ) -> Result<Option<Answered>> {
-        let mut found = Answered::default();
+        let mut found = Answered { prompts: questions.asked.clone(), ..Answered::default() };
         for &reading in readings {
-            let folded = reading.fit().and_then(|_| fits.get(&own_fit(reading))).map(|(_, folded)| folded);
-            let Some(answers) = answerer.answer(&questions, reading, folded, self.interrupt)? else { return Ok(None) };
+            let folded = folded(fits, reading);
+            let Some(answers) = answerer.answer(questions, reading, folded, self.interrupt)? else { return Ok(None) };
             found.readings.insert(reading, answers);
         }
-        found.prompts = questions.asked;
         Ok(Some(found))
     }
+
+    /// Tables 3 and 4; the first turn warms up.
+    fn timed(&self, answerer: &Answerer, setting: Setting, test: &Questions, fits: &Fits) -> Result<Option<Timed>> {
+        let Answerer { folder, model, recipe } = *answerer;
+        let Some(rows) = self.rows(recipe, folder, setting)? else { return Ok(None) };
+        let samples = inputs::samples(recipe, folder, &rows)?;
+        let mut order = Order::new(samples.len(), recipe.optim.batch_size, recipe.data.seed);
+        let some = test.first(TIMED_PROMPTS);
+        let mut timed = Timed::default();
+        for turn in 0..=TURNS {
+            if self.interrupt.requested() {
+                return Ok(None);
+            }
+            let batch: Vec<&Sample> = order.batch(turn).iter().map(|&row| &samples[row]).collect();
+            let steps = in_turn(turn, |connected| {
+                let method = if connected { Method::Cc(&recipe.cc) } else { Method::Sft };
+                step(model, &batch, method, (&recipe.optim).into(), turn);
+                Ok(())
+            })?;
+            let answers = in_turn(turn, |connected| {
+                let reading = if connected { Reading::Transform } else { Reading::None };
+                answerer.answer(&some, reading, folded(fits, reading), self.interrupt).map(|_| ())
+            })?;
+            if turn > 0 {
+                timed.steps.push(steps);
+                timed.answers.push(answers);
+            }
+        }
+        Ok(Some(timed))
+    }
+}
+
+/// Seconds without and with the connection; who comes first changes from turn to turn.
+fn in_turn(turn: usize, work: impl Fn(bool) -> Result<()>) -> Result<[f64; 2]> {
+    let mut seconds = [0.0; 2];
+    for at in [turn % 2, (turn + 1) % 2] {
+        let started = Instant::now();
+        work(at == 1)?;
+        seconds[at] = started.elapsed().as_secs_f64();
+    }
+    Ok(seconds)
+}
+
+/// The matrix that a reading uses.
+fn folded(fits: &Fits, reading: Reading) -> Option<&FoldedTransform> {
+    reading.fit().and_then(|_| fits.get(&own_fit(reading))).map(|(_, folded)| folded)
 }
 
 /// The reading whose matrix this one uses: most use the plain one.

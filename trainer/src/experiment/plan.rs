@@ -59,6 +59,12 @@ impl Plan {
         Ok(Self { profile, command, recipe, corpus_sha256, base_sha256, constants, cells })
     }
 
+    /// How often a training sees every row; none where a number of steps decides.
+    pub fn epochs(&self) -> Option<usize> {
+        let recipe: Recipe = toml::from_str(&self.recipe).ok()?;
+        (recipe.optim.max_steps == 0).then_some(recipe.optim.epochs)
+    }
+
     pub fn write(&self, out: &Path) -> Result<()> {
         write_file_atomically(&out.join(PLAN_FILE), format!("{}\n", serde_json::to_string_pretty(self)?).as_bytes())
     }

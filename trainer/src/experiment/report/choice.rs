@@ -23,6 +23,29 @@ fn counts(cells: &[&Measured]) -> [Vec<usize>; 2] {
     counts
 }
 
+/// With the matrix and with the twin, over all seeds.
+fn by_family(evidence: &Evidence, cells: &[&Measured], layers: usize) -> String {
+    let mut rows = Vec::new();
+    for family in evidence.families() {
+        for reading in [Reading::Transform, Reading::Parallel] {
+            let mut counts = vec![0; layers];
+            let answers = cells.iter().filter_map(|cell| cell.test.readings.get(&reading)?.selected.get(&family));
+            answers.for_each(|found| counts.iter_mut().zip(found).for_each(|(sum, count)| *sum += count));
+            let all: usize = counts.iter().sum();
+            if all > 0 {
+                let shares = counts.iter().map(|&count| format!("{:.0}", 100.0 * count as f64 / all as f64));
+                let name = vec![family.clone(), reading.name().to_string()];
+                rows.push([name, shares.collect(), vec![all.to_string()]].concat());
+            }
+        }
+    }
+    let numbers: Vec<String> = (1..=layers).map(|layer| layer.to_string()).collect();
+    let mut head = vec!["family", "connection fed from"];
+    head.extend(numbers.iter().map(String::as_str));
+    head.push("n");
+    markdown::table(&head, &rows)
+}
+
 /// Figure 8.
 pub fn layers(evidence: &Evidence) -> Section {
     let title = "Figure 8: the layer that is taken".to_string();
@@ -66,11 +89,13 @@ pub fn layers(evidence: &Evidence) -> Section {
         }
     };
     let text = format!(
-        "{}\n\n![Figure 8](figures/figure-8.svg)\n\nMost often taken is {}, and {}. Understanding is {}; generation the other families.\n",
+        "{}\n\n![Figure 8](figures/figure-8.svg)\n\nMost often taken is {}, and {}. Understanding is {}; generation the other families.\n\n\
+         By family, how often each layer is taken, in percent:\n\n{}",
         command(&evidence.plan.command, "main"),
         most(0),
         most(1),
-        UNDERSTANDING.join(", ")
+        UNDERSTANDING.join(", "),
+        by_family(evidence, &cells, layers)
     );
     let data = markdown::csv(&["kind", "layer", "prompts"], &rows);
     Section { title, text, files: vec![("figure-8.svg".into(), chart.svg()), ("figure-8.csv".into(), data)] }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Section;
 use super::evidence::{Evidence, Scores};
-use super::markdown::{self, command, interval, p, percent, points, verdict};
+use super::markdown::{self, command, interval, percent, points, verdict};
 use crate::experiment::cell::{Asked, Measured};
 use crate::experiment::matrix::{Reading, Setting, Training};
 
@@ -62,7 +62,7 @@ pub fn compared(evidence: &Evidence) -> Section {
             columns.iter().map(|(_, keep)| scores(arm, keep).minus(&scores(other, keep))).collect();
         let Some(all) = differences.last().filter(|all| all.seeds > 0) else { continue };
         let _ = writeln!(said, "- {name} is {} points and {}.", points(&all.estimate), verdict(&all.estimate));
-        let cells = differences.iter().map(|d| format!("{} p {}", points(&d.estimate), p(d.p)));
+        let cells = differences.iter().map(|d| points(&d.estimate));
         rows.push([vec![name, all.seeds.to_string(), String::new()], cells.collect()].concat());
     }
     if let Some([first, last]) = distances(&supervised) {

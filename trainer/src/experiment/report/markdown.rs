@@ -47,11 +47,6 @@ pub fn points(estimate: &Estimate) -> String {
     format!("{mean:+.1} [{low:+.1}, {high:+.1}]")
 }
 
-/// A p-value.
-pub fn p(value: f64) -> String {
-    if value < 0.001 { "< 0.001".into() } else { format!("{value:.3}") }
-}
-
 /// What an interval of a difference says.
 pub fn verdict(estimate: &Estimate) -> &'static str {
     match () {

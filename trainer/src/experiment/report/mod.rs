@@ -10,6 +10,7 @@ mod main_table;
 mod markdown;
 mod times;
 mod transform;
+mod why;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -44,6 +45,7 @@ pub fn write(out: &Path) -> Result<()> {
     let evidence = Evidence::read(out)?;
     let mut sections = vec![main_table::by_family(&evidence), main_table::by_kind(&evidence)];
     sections.extend(main_table::by_language(&evidence));
+    sections.push(why::points_go(&evidence));
     sections.extend([transform::matrix_against_twin(&evidence), transform::layers(&evidence)]);
     sections.extend([times::training(&evidence), times::inference(&evidence)]);
     sections.extend([ablations::pooling(&evidence), ablations::sites(&evidence), ablations::others(&evidence)]);
@@ -114,9 +116,9 @@ fn head(evidence: &Evidence) -> String {
          bootstrap over facts and seeds: items that ask for the same fact, story or event, in whatever language, wording or \
          family, are drawn together, because they are right or wrong together. The drawn seeds answer the same drawn facts; \
          of n of either n - 1 are drawn (Rao and Wu), and every family keeps its weight. Where one seed was run it is over \
-         facts alone. Seeds vary the fine-tuning, not the base. \
-         A difference is paired by item and seed; its p is a two-sided sign test over facts. \
-         Nothing was chosen on these prompts: variants are compared on validation (last table)."
+         facts alone. Seeds vary the fine-tuning, not the base; of two or three seeds an interval knows little more than \
+         their range. A difference is paired by item and seed. The matrix chooses nothing on these prompts; its variants \
+         stand beside each other on validation too (last table)."
     );
     if !missing.is_empty() {
         let _ = writeln!(text, "\nMissing, not yet measured: {}.", missing.join("; "));

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::Section;
 use super::evidence::{Evidence, Scores};
-use super::markdown::{self, command, interval, p, percent, points, verdict};
+use super::markdown::{self, command, interval, percent, points, verdict};
 use crate::experiment::cell::{Asked, Error, Fit};
 use crate::experiment::matrix::{Reading, Setting, Training};
 
@@ -78,7 +78,7 @@ fn fits(evidence: &Evidence) -> String {
 
 /// The error on the test prompts, and what the matrix loses against the twin, by family.
 fn families(evidence: &Evidence) -> String {
-    let head = ["setting", "family", "MSE on test prompts", "R2", "English twin − W_T", "p", "n"];
+    let head = ["setting", "family", "MSE on test prompts", "R2", "English twin − W_T", "n"];
     let mut rows = Vec::new();
     for setting in Setting::ALL {
         let cells = evidence.of(setting, Training::Cc, "");
@@ -90,7 +90,7 @@ fn families(evidence: &Evidence) -> String {
             let matrix = Scores::of(&cells, Reading::Transform, keep);
             let lost = Scores::of(&cells, Reading::Parallel, keep).minus(&matrix);
             let [mse, r2] = error(&found);
-            let tail = [mse, r2, points(&lost.estimate), p(lost.p), lost.items.to_string()];
+            let tail = [mse, r2, points(&lost.estimate), lost.items.to_string()];
             rows.push([vec![setting.name().into(), family], tail.to_vec()].concat());
         }
     }
@@ -112,16 +112,16 @@ fn controls(evidence: &Evidence) -> (String, (String, String)) {
             .map(|kind| percent(Scores::of(&cells, reading, |asked| asked.foreign() && asked.kind == kind).centre()));
         let head = [reading.name().into(), scores.seeds().to_string(), interval(&estimate)];
         let difference = match reading {
-            Reading::Parallel => ["–".into(), "–".into()],
-            _ => [points(&against.estimate), p(against.p)],
+            Reading::Parallel => "–".into(),
+            _ => points(&against.estimate),
         };
-        rows.push([head.to_vec(), kinds.to_vec(), difference.to_vec()].concat());
-        let numbers = [estimate.mean, estimate.low, estimate.high, against.estimate.mean, against.p];
+        rows.push([head.to_vec(), kinds.to_vec(), vec![difference]].concat());
+        let numbers = [estimate.mean, estimate.low, estimate.high, against.estimate.mean];
         let numbers = numbers.iter().map(|value| value.to_string()).collect();
         data.push([vec![reading.name().into(), scores.seeds().to_string()], numbers].concat());
     }
-    let head = ["connection fed from", "seeds", "score", "facts", "phrasings", "minus English twin", "p"];
-    let columns = ["source", "seeds", "mean", "low", "high", "minus_twin", "p"];
+    let head = ["connection fed from", "seeds", "score", "facts", "phrasings", "minus English twin"];
+    let columns = ["source", "seeds", "mean", "low", "high", "minus_twin"];
     (markdown::table(&head, &rows), ("table-2-sources.csv".into(), markdown::csv(&columns, &data)))
 }
 
