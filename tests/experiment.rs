@@ -4,6 +4,8 @@
 #[path = "experiment/items.rs"]
 mod items;
 mod small_model;
+#[path = "experiment/why.rs"]
+mod why;
 
 use std::collections::BTreeMap;
 use std::fs;

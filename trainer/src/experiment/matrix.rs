@@ -302,13 +302,13 @@ pub fn cells(profile: Profile, n_layers: usize) -> Vec<Cell> {
     let base = Cell { states: true, ..Cell::new(Group::Reference, Setting::MlSft, Training::Nothing, 0) };
     let mut cells: Vec<Cell> = both(0).collect();
     cells.push(base);
+    let most = Setting::ALL.map(|setting| profile.seeds(setting)).into_iter().max().unwrap_or(0);
+    cells.extend((1..most).flat_map(both));
     if profile == Profile::Full {
         cells.extend(
             open().map(|(training, key, value)| Cell::new(Group::Open, Setting::MlSft, training, 0).with(key, value)),
         );
     }
-    let most = Setting::ALL.map(|setting| profile.seeds(setting)).into_iter().max().unwrap_or(0);
-    cells.extend((1..most).flat_map(both));
     for seed in 0..profile.ablation_seeds() {
         // The quick profile has no minute left for it.
         if profile == Profile::Full {

@@ -1,0 +1,106 @@
+//! Proves that the report tells what the connection carries as it is: known layers, errors, times and losses in, the sentences
+//! about them out.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use trainer::experiment::cell::{Error, Fit, LayerError, Measured, Timed, Trained};
+use trainer::experiment::matrix::{Group, Reading, Training};
+use trainer::experiment::plan::Plan;
+use trainer::experiment::report;
+use trainer::recipe::Recipe;
+
+/// The report of cells as `super::written` makes them, each changed.
+fn reported(dir: &Path, change: impl Fn(&mut Measured)) -> String {
+    let plan = super::written(dir, |training, _, at, _| f64::from(training == Training::Cc || at % 2 == 0));
+    let recipe = Recipe::default().with(&["optim.epochs=2".into()]).unwrap().to_toml().unwrap();
+    Plan { recipe, ..plan.clone() }.write(dir).unwrap();
+    for planned in &plan.cells {
+        let mut cell = Measured::read(&dir.join("cells"), &planned.id).unwrap().unwrap();
+        change(&mut cell);
+        cell.write(&dir.join("cells")).unwrap();
+    }
+    report::write(dir).unwrap();
+    fs::read_to_string(dir.join(report::RESULTS_FILE)).unwrap()
+}
+
+#[track_caller]
+fn says(results: &str, row: &str) {
+    assert!(results.contains(row), "{row} is missing from\n{results}");
+}
+
+#[test]
+fn differences_between_ways_of_asking_stand_with_their_families() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = reported(dir.path(), |_| {});
+    says(&results, "| ML-SFT | CC-Tuning with the English twin − ML-SFT | 5 | +50.0 [");
+    says(&results, "- W_T − no connection: +0.0 [+0.0, +0.0] points, which cannot be told from zero.");
+    let data = fs::read_to_string(dir.path().join("figures/why.csv")).unwrap();
+    says(&data, "ML-SFT,CC-Tuning without a connection − ML-SFT,5,choice,0.5,");
+}
+
+#[test]
+fn a_layer_that_goes_with_the_answer_is_told_from_one_that_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = reported(dir.path(), |cell| {
+        let golds: Vec<usize> = cell.test.prompts.iter().map(|asked| usize::from(asked.gold == "B")).collect();
+        // The twin's layer is the answer, that of W_T is always the same.
+        if let Some(twin) = cell.test.readings.get_mut(&Reading::Parallel) {
+            twin.layers = golds;
+        }
+        if let Some(matrix) = cell.test.readings.get_mut(&Reading::Transform) {
+            matrix.layers = vec![3; matrix.credits.len()];
+        }
+    });
+    // Of 16 prompts in two languages 12 have the answer A.
+    says(&results, "| choice | 5 | 100.0 | 75.0 | 75.0 | 16 |");
+}
+
+#[test]
+fn what_is_passed_on_is_judged_by_the_layers_that_are_taken() {
+    let fit = |r2: [f64; 4]| Fit {
+        pairs: 10,
+        heldout_pairs: 2,
+        rows: 40,
+        rank: 8,
+        condition: None,
+        seconds: 1.0,
+        own: Error::default(),
+        heldout: Error { mse: 1.0, r2: 0.8 },
+        baselines: [Error::default(); 3],
+        layers: r2.map(|r2| LayerError { own: Error::default(), heldout: Error { mse: 1.0, r2 } }).to_vec(),
+        families: BTreeMap::new(),
+        curve: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let results = reported(dir.path(), |cell| {
+        if cell.cell.training == Training::Cc {
+            cell.fits.insert(Reading::Transform, fit([0.1, 0.0, 0.9, 0.5]));
+            let answers = cell.test.readings.get_mut(&Reading::Transform).unwrap();
+            answers.selected = [("choice".into(), vec![3, 0, 0, 0]), ("question".into(), vec![0, 0, 0, 1])].into();
+        }
+    });
+    // Three in four times layer 1, once layer 4: 0.75 * 0.1 + 0.25 * 0.5.
+    says(&results, "| ML-SFT | 5 | 0.80 (0.80 to 0.80) | 0.20 (0.20 to 0.20) |");
+    says(&results, "| choice | W_T | 100 | 0 | 0 | 0 | 15 |");
+}
+
+#[test]
+fn times_are_ratios_of_what_was_done_in_turn_and_losses_show_what_is_learnt_by_heart() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = reported(dir.path(), |cell| {
+        if (cell.cell.group, cell.cell.training) == (Group::Main, Training::Cc) {
+            let (steps, answers) = (vec![[1.0, 1.5], [2.0, 3.0]], vec![[4.0, 5.0]]);
+            cell.timed = Some(Timed { steps, answers });
+        }
+        if cell.cell.training == Training::Sft {
+            let losses = (0..40).map(|step| if step < 20 { 2.5 } else { 1.25 }).collect();
+            cell.trained = Some(Trained { losses, ..Trained::default() });
+        }
+    });
+    says(&results, "| CC-Tuning | 5 | 10 | 1.500 | 2.250 | 1.50 [1.50, 1.50] |");
+    says(&results, "| CC-Tuning | 5 | 5 | 4.000 | 5.000 | 1.25 [1.25, 1.25] |");
+    says(&results, "| ML-SFT SFT | 2 | 2.50 | 1.25 |");
+}
