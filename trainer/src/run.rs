@@ -1,18 +1,20 @@
-//! The default run, the whole system in one line: fine-tune twice from the same start, fit, evaluate, export.
+//! The default run, the whole system in one line: fine-tune twice from the same start, fit, evaluate, export what keeps the
+//! direction of the measured differences.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use cctuning::chat::Prompt;
 use cctuning::checkpoint::Storage;
 use cctuning::generate::{GenerateOptions, Source};
 use cctuning::model::CcModel;
 use cctuning::sampling::Sampling;
+use cctuning::transform_matrix::FoldedTransform;
 
 use crate::corpus::family::Family;
-use crate::corpus::{Corpus, Item, LANGUAGES};
+use crate::corpus::{self, Corpus, Item, LANGUAGES};
 use crate::data::Row;
 use crate::evaluate::{answer_until, at_most, credits, percent};
 use crate::export::{self, Content};
@@ -22,23 +24,42 @@ use crate::inputs;
 use crate::interrupt::Interrupt;
 use crate::model_folder::ModelFolder;
 use crate::recipe::Recipe;
-use crate::run_folder::write_file_atomically;
+use crate::run_folder::{sweep, write_file_atomically};
 use crate::sample::Sample;
+use crate::statistics::{Weighed, crossed};
 use crate::step::Method;
 use crate::train::{Ended, describe, train};
 
-/// The columns of the table: name, whether the CC-Tuned model answers, and from where its connection comes.
-const COLUMNS: [(&str, bool, Source); 5] = [
-    ("vanilla", false, Source::None),
-    ("CC, English", true, Source::Parallel),
-    ("CC, W_T", true, Source::Transform),
-    ("CC, identity", true, Source::Identity),
-    ("CC, zero", true, Source::Zero),
+/// The columns of the table: name, and from where the connection comes; without one the vanilla model answers.
+const COLUMNS: [(&str, Source); 5] = [
+    ("vanilla", Source::None),
+    ("CC, English", Source::Parallel),
+    ("CC, W_T", Source::Transform),
+    ("CC, identity", Source::Identity),
+    ("CC, zero", Source::Zero),
 ];
+/// Those that the page shows come first, and the bundle's models are asked for them.
+const SHOWN: usize = 3;
+const VANILLA: usize = 0;
+const TRANSFORM: usize = 2;
+/// Of the bootstrap.
+const SEED: u64 = 2506;
+
+/// A name, and the credit of each test row.
+pub type Column = (&'static str, Vec<f64>);
+
+/// Who answers, and how.
+struct Models<'a> {
+    vanilla: &'a CcModel,
+    cc: &'a CcModel,
+    transform: &'a FoldedTransform,
+    options: &'a dyn Fn(Source) -> Result<GenerateOptions>,
+}
 
 /// Runs everything into `recipe.run.out`. False if a person stopped it; the same call goes on from there.
 pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Interrupt) -> Result<bool> {
     let out = &recipe.run.out;
+    sweep(out)?;
     let mut base = base;
     base.settings.anchor = recipe.cc.anchor;
     base.settings.connection = recipe.cc.connection();
@@ -78,7 +99,13 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
     println!("\n{}", fitted.summary());
 
     let test = inputs::samples(recipe, &base, &at_most(recipe.eval.limit, rows(&corpus.test)))?;
-    let Some(columns) = evaluate(recipe, &base, &sft, &cc, &fitted, &test, interrupt)? else { return Ok(false) };
+    let models = Models {
+        vanilla: &sft,
+        cc: &cc,
+        transform: &fitted.transform.fold(cc.model.decision_maker()),
+        options: &|source| options(recipe, &base, source),
+    };
+    let Some(columns) = evaluate(&COLUMNS, &models, &base, &test, interrupt)? else { return Ok(false) };
     let table = render_table(&test, &columns);
     println!("{table}");
     write_file_atomically(&out.join("table.txt"), table.as_bytes())?;
@@ -86,30 +113,57 @@ pub fn run(recipe: &Recipe, corpus: &Corpus, base: ModelFolder, interrupt: &Inte
     base.save_model(&sft, &out.join("sft/model"), Storage::F32)?;
     base.save_model(&cc, &out.join("cc/model"), Storage::F32)?;
     fitted.write(&out.join("cc/model"))?;
+
+    // The page's host computes on whatever device it has; a bundle is made and proved on the CPU.
+    let on_cpu = |model: CcModel| base.with_model(burn::module::Module::to_device(model, &Device::flex()));
+    let folders = [on_cpu(sft)?, on_cpu(cc)?];
+    // Its models are measured before a bundle takes its place, and its examples are chosen by what they answer.
+    let trial = tempfile::Builder::new().prefix(".writing-bundle-").tempdir_in(out)?;
+    write_bundle(recipe, &folders, &fitted, &rows(&corpus.test), trial.path())?;
+    let stored = export::load(trial.path(), &Device::flex())?;
+    let models = Models {
+        vanilla: &stored.vanilla,
+        cc: &stored.cc,
+        transform: &stored.transform,
+        options: &|source| Ok(stored.options(source)?),
+    };
+    let Some(in_8_bits) = evaluate(&COLUMNS[..SHOWN], &models, &base, &test, interrupt)? else { return Ok(false) };
+    let kept = directions(&columns[..SHOWN], &in_8_bits, &weighed(&test, &corpus.test)?).with_context(|| {
+        format!(
+            "no bundle was written: 8 bits cannot hold what these models have learnt; train others, as with \
+             `--set optim.seed={}`, or use sft/model and cc/model in {}, which are f32",
+            recipe.optim.seed + 1,
+            out.display()
+        )
+    })?;
+    println!("{kept}");
+    write_file_atomically(&out.join("table.txt"), format!("{table}\n{kept}").as_bytes())?;
+
+    let gain =
+        |(at, sample): (usize, &Sample)| (sample.id.clone(), in_8_bits[TRANSFORM].1[at] - in_8_bits[VANILLA].1[at]);
+    let gains: HashMap<String, f64> = test.iter().enumerate().map(gain).collect();
+    let offered: Vec<Row> = telling(&corpus.test, &gains).into_iter().map(Row::from).collect();
     let bundle = out.join("bundle");
-    let rows: Vec<Row> = telling(&test, &columns, &corpus.test).into_iter().map(Row::from).collect();
-    let bytes = write_bundle(recipe, &base, sft, cc, &fitted, &rows, &bundle)?;
+    let bytes = write_bundle(recipe, &folders, &fitted, &offered, &bundle)?;
     println!("{}", next_steps(out, &bundle, bytes));
     Ok(true)
 }
 
+/// The credits of every column; None when a person stopped it.
 fn evaluate(
-    recipe: &Recipe,
+    asked: &[(&'static str, Source)],
+    models: &Models,
     base: &ModelFolder,
-    sft: &CcModel,
-    cc: &CcModel,
-    fitted: &Fitted,
     test: &[Sample],
     interrupt: &Interrupt,
-) -> Result<Option<Vec<(&'static str, Vec<f64>)>>> {
-    let folded = fitted.transform.fold(cc.model.decision_maker());
+) -> Result<Option<Vec<Column>>> {
     let prompts: Vec<(&Prompt, &Prompt)> = test.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
     let mut columns = Vec::new();
-    for (name, connected, source) in COLUMNS {
-        let options = options(recipe, base, source)?;
-        let model = if connected { cc } else { sft };
+    for &(name, source) in asked {
+        let options = (models.options)(source)?;
+        let model = if source == Source::None { models.vanilla } else { models.cc };
         let stopped = || interrupt.requested();
-        let answers = answer_until(model, &base.config, Some(&folded), &prompts, &options, &stopped)?;
+        let answers = answer_until(model, &base.config, Some(models.transform), &prompts, &options, &stopped)?;
         let Some(answers) = answers else { return Ok(None) };
         let answers: Vec<Vec<u32>> = answers.into_iter().map(|(tokens, _)| tokens).collect();
         columns.push((name, credits(test, &answers, &base.tokenizer)?));
@@ -128,21 +182,104 @@ pub fn options(recipe: &Recipe, base: &ModelFolder, source: Source) -> Result<Ge
     })
 }
 
-/// Test rows in the order in which a page should offer them: per language one where the connection helped beside one where
-/// it did not, as far as there are such.
-fn telling<'i>(test: &[Sample], columns: &[(&str, Vec<f64>)], items: &'i [Item]) -> Vec<&'i Item> {
-    let gain = |at: usize| columns[2].1[at] - columns[0].1[at];
-    let gains: HashMap<&str, f64> =
-        test.iter().enumerate().map(|(at, sample)| (sample.id.as_str(), gain(at))).collect();
-    let rank = |item: &Item| {
-        let language = LANGUAGES.iter().position(|language| language.code == item.lang);
-        let family = Family::ALL.iter().position(|family| family.name() == item.task).unwrap_or_default();
-        let wanted = if family.is_multiple_of(2) { -1.0 } else { 1.0 };
-        (language, wanted * gains.get(item.id.as_str()).copied().unwrap_or_default())
+/// What rows of the corpus count in a mean over languages without English: every language alike, as in [`percent`], and what
+/// asks for one fact in one cluster, as in RESULTS.md.
+fn weighed(test: &[Sample], items: &[Item]) -> Result<Vec<Weighed>> {
+    let keys = corpus::keys()?;
+    let units: HashMap<&str, &str> = items.iter().map(|item| (item.id.as_str(), item.unit())).collect();
+    let (mut of_language, mut clusters) = (HashMap::new(), HashMap::new());
+    test.iter().for_each(|sample| *of_language.entry(&sample.lang).or_insert(0.0) += 1.0);
+    let weighed = |sample: &Sample| {
+        let fact = units.get(sample.id.as_str()).and_then(|unit| keys.get(*unit));
+        let next = clusters.len();
+        let fact = fact.with_context(|| format!("{}: no such unit in the corpus", sample.id))?;
+        let cluster = *clusters.entry(fact).or_insert(next);
+        let block = Family::ALL.iter().position(|family| family.name() == sample.family()).unwrap_or_default();
+        let weight = if sample.lang == "en" { 0.0 } else { 1.0 / of_language[&sample.lang] };
+        Ok(Weighed { block, cluster, weight })
     };
-    let mut ranked: Vec<_> = items.iter().map(|item| (rank(item), item)).collect();
-    ranked.sort_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
-    ranked.into_iter().map(|(_, item)| item).collect()
+    test.iter().map(weighed).collect()
+}
+
+/// Means of the models' columns with f32 weights and with those of the bundle, and whether every other column still stands on
+/// the same side of the first one.
+///
+/// A difference that is noise may change its sign by a single prompt. So only one that is clear in f32 must keep it: one
+/// whose 95 % interval over facts, paired by prompt, leaves out zero, which is what RESULTS.md calls above or below zero.
+///
+/// # Errors
+/// A clear difference is gone or has turned.
+pub fn directions(exact: &[Column], in_8_bits: &[Column], items: &[Weighed]) -> Result<String> {
+    let asked: Vec<usize> = (0..items.len()).filter(|&at| items[at].weight > 0.0).collect();
+    let weighed: Vec<Weighed> = asked.iter().map(|&at| items[at]).collect();
+    let estimate = |credit: &dyn Fn(usize) -> f64| {
+        crossed(&[asked.iter().map(|&at| 100.0 * credit(at)).collect()], &weighed, SEED)
+    };
+    let mut text = format!("{:<22}{:>5}", "all without English, %", asked.len());
+    exact.iter().for_each(|(name, _)| text += &format!("{name:>14}"));
+    for (weights, columns) in [("f32 weights", exact), ("the bundle's, 8 bits", in_8_bits)] {
+        text += &format!("\n{weights:<27}");
+        columns.iter().for_each(|(_, credits)| text += &format!("{:>14.1}", estimate(&|at| credits[at]).mean));
+    }
+    text.push('\n');
+    for other in 1..exact.len() {
+        let [before, after] =
+            [exact, in_8_bits].map(|columns| estimate(&|at| columns[other].1[at] - columns[VANILLA].1[at]));
+        // Sums of weighed numbers that are equal may differ in the last place.
+        let [was, is] = [before, after].map(|difference| (difference.mean * 1e9).round().partial_cmp(&0.0));
+        let measured = format!(
+            "{} - {}: {:+.1} [{:+.1}, {:+.1}] in f32, {:+.1} in 8 bits",
+            exact[other].0, exact[VANILLA].0, before.mean, before.low, before.high, after.mean
+        );
+        text += &match (was == is, before.low > 0.0 || before.high < 0.0) {
+            (true, true) => format!("{measured}: the direction is kept\n"),
+            (true, false) => format!("{measured}: the direction is kept, though in f32 it cannot be told from zero\n"),
+            (false, false) => {
+                format!("{measured}: the direction is not kept, but in f32 it could not be told from zero\n")
+            }
+            (false, true) => bail!("{measured}: a clear difference lost its direction"),
+        };
+    }
+    Ok(text)
+}
+
+/// Test rows in the order in which a page should offer them. Of each language first the one where the connection helped most
+/// and, of another family, the one where it harmed most; they are chosen together, so that both are there where they can be.
+/// Then of every second family what it helped first, of the others what it harmed.
+pub fn telling<'i>(items: &'i [Item], gains: &HashMap<String, f64>) -> Vec<&'i Item> {
+    let gain = |item: &Item| gains.get(&item.id).copied().unwrap_or_default();
+    let mut of_language: BTreeMap<usize, Vec<&Item>> = BTreeMap::new();
+    for item in items {
+        let language = LANGUAGES.iter().position(|language| language.code == item.lang);
+        of_language.entry(language.unwrap_or(LANGUAGES.len())).or_default().push(item);
+    }
+    let mut ordered = Vec::new();
+    for mut own in of_language.into_values() {
+        let worth = |helped: &Item, harmed: &Item| {
+            let (gain, loss) = (gain(helped), -gain(harmed));
+            [gain.min(loss), gain, loss]
+        };
+        let pairs = own.iter().flat_map(|&helped| own.iter().map(move |&harmed| (helped, harmed)));
+        let pair = pairs
+            .filter(|(helped, harmed)| helped.task != harmed.task)
+            .reduce(|best, next| if worth(next.0, next.1) > worth(best.0, best.1) { next } else { best });
+        let rank = |item: &Item| {
+            let place = match pair {
+                Some((helped, _)) if helped.id == item.id => 0,
+                Some((_, harmed)) if harmed.id == item.id => 1,
+                _ => 2,
+            };
+            let family = Family::ALL.iter().position(|family| family.name() == item.task).unwrap_or_default();
+            let wanted = if family.is_multiple_of(2) { -1.0 } else { 1.0 };
+            (place, wanted * gain(item))
+        };
+        own.sort_by(|a, b| {
+            let (a, b) = (rank(a), rank(b));
+            a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+        });
+        ordered.extend(own);
+    }
+    ordered
 }
 
 /// One column for each way of answering: the families, then the languages.
@@ -178,22 +315,18 @@ fn render_table(test: &[Sample], columns: &[(&str, Vec<f64>)]) -> String {
 
 fn write_bundle(
     recipe: &Recipe,
-    base: &ModelFolder,
-    sft: CcModel,
-    cc: CcModel,
+    [vanilla, cc]: &[ModelFolder; 2],
     fitted: &Fitted,
     rows: &[Row],
     out: &Path,
 ) -> Result<u64> {
-    // The page's host computes on whatever device it has; a bundle is made and proved on the CPU.
-    let on_cpu = |model: CcModel| burn::module::Module::to_device(model, &Device::flex());
     let origin = format!("trainer run, seed {}, data seed {}", recipe.optim.seed, recipe.data.seed);
     export::bundle(
         &Content {
             title: "A small world in 22 languages",
             origin: &origin,
-            vanilla: &base.with_model(on_cpu(sft))?,
-            cc: &base.with_model(on_cpu(cc))?,
+            vanilla,
+            cc,
             transform: &fitted.transform,
             examples: &export::examples(rows),
             max_new_tokens: recipe.eval.max_new_tokens,
