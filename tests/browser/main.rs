@@ -2,6 +2,7 @@
 
 mod bundles;
 mod demo;
+mod held_out;
 mod large;
 mod outside;
 mod webdriver;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             "every source of the connection, and a layer of one's own, gives the trainer's tokens",
             the_switch_connects,
         ),
+        alone("every held-out prompt earns in the page what the tables' rules give the trainer", held_out::on_the_cpu),
         alone("without an adapter the page says so and answers the same", without_an_adapter),
         alone("Firefox passes the golden self-test on WebGPU", firefox_passes_the_self_test),
         on_loaded("the self-test has a visible verdict before anything is asked", the_verdict_is_visible),
