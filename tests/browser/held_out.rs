@@ -29,6 +29,13 @@ pub fn on_the_cpu() {
     }
 }
 
+/// One prompt of each family whose answer is a letter or a digit: software that plays a graphics card is slow.
+pub fn on_webgpu(demo: &Demo) {
+    let prompts = held_out(|item| item.lang == "sw" && item.output.chars().count() == 1);
+    assert_eq!(prompts.iter().map(|item| item.task.as_str()).collect::<Vec<_>>(), ["choice", "story", "entailment"]);
+    as_the_trainer(demo, &prompts);
+}
+
 /// The page's examples as what they are: test items of the corpus.
 fn held_out(keep: impl Fn(&Item) -> bool) -> Vec<Item> {
     let corpus = generate(CORPUS_SEED).expect("the shipped tables are sound");
