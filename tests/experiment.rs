@@ -4,6 +4,8 @@
 #[path = "experiment/items.rs"]
 mod items;
 mod small_model;
+#[path = "experiment/twice.rs"]
+mod twice;
 #[path = "experiment/why.rs"]
 mod why;
 
@@ -21,11 +23,11 @@ use trainer::experiment::report::{self, Evidence, Scores, constant_answer};
 use trainer::experiment::tsne::tsne;
 use trainer::statistics::{Weighed, crossed, signs};
 
-/// Two short trainings of a random model: the group `site`, cut as short as it goes.
-fn experiment(dir: &Path, out: &str, more: &[&str]) -> Command {
+/// Short trainings of a random model: the cells of one group, cut as short as they go.
+fn experiment(dir: &Path, group: &str, out: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
     command.current_dir(dir).env("BURN_DEVICE", "flex").stdin(Stdio::null());
-    command.args(["experiment", "--only", "site", "--out", out]);
+    command.args(["experiment", "--only", group, "--out", out]);
     let fixed = [
         "model.path=model",
         "data.cutoff=120",
@@ -68,13 +70,14 @@ fn a_matrix_measures_the_same_twice_goes_on_when_killed_and_measures_anew_what_h
     let dir = tempfile::tempdir().unwrap();
     small_model::write_folder(&dir.path().join("model"), 1);
     let [whole, killed] = ["whole", "killed"].map(|name| dir.path().join(name));
-    let said = finished(experiment(dir.path(), "whole", &[]));
+    let said = finished(experiment(dir.path(), "site", "whole", &[]));
     assert!(said.contains("cell 1 of 2") && said.contains("cell 2 of 2"), "{said}");
     let expected = measured(&whole);
     assert_eq!(expected.len(), 2);
     assert!(!whole.join("work").exists(), "checkpoints of finished cells are gone");
 
-    let mut child = experiment(dir.path(), "killed", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child =
+        experiment(dir.path(), "site", "killed", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     // In the middle of the second cell, with a checkpoint behind it.
     let begun = || {
         let ids = finished_cells(&killed);
@@ -88,14 +91,14 @@ fn a_matrix_measures_the_same_twice_goes_on_when_killed_and_measures_anew_what_h
     child.kill().ok();
     child.wait().unwrap();
     let before = measured(&killed).len();
-    let said = finished(experiment(dir.path(), "killed", &[]));
+    let said = finished(experiment(dir.path(), "site", "killed", &[]));
     assert_eq!(said.matches("cell ").count(), 2 - before, "only what is missing is measured:\n{said}");
     assert_eq!(measured(&killed), expected);
 
-    let said = finished(experiment(dir.path(), "whole", &[]));
+    let said = finished(experiment(dir.path(), "site", "whole", &[]));
     assert!(!said.contains("cell 1 of"), "all is done already:\n{said}");
 
-    finished(experiment(dir.path(), "whole", &["optim.lr=1e-3"]));
+    finished(experiment(dir.path(), "site", "whole", &["optim.lr=1e-3"]));
     let all = measured(&whole);
     assert_eq!(all.len(), 4, "another recipe's cells stand beside the former ones, and are not taken for them");
     let results = fs::read_to_string(whole.join("RESULTS.md")).unwrap();

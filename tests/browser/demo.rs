@@ -4,9 +4,11 @@
 use crate::webdriver::Browser;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use xtask::site::Site;
+use xtask::steps::target_dir;
 use xtask::{page, steps, suite};
 
 /// Loading, compiling and the self-test, on a graphics card that two cores play.
@@ -103,6 +105,18 @@ impl Demo {
         ids.map(|id| id.parse().expect("a token is a number")).collect()
     }
 
+    /// The text of a pane's complete answer; empty where the model ended it at once.
+    pub fn answer_text(&self, model: Model) -> String {
+        let script = format!("return document.querySelector('{} .answer').textContent", model.pane());
+        self.browser.run(&script).as_str().expect("an answer is a text").to_owned()
+    }
+
+    /// Whether a pane marks its answer as the expected one.
+    pub fn is_marked_right(&self, model: Model) -> bool {
+        let script = format!("return document.querySelector('{} .verdict').className.includes('right')", model.pane());
+        self.browser.run(&script) == true
+    }
+
     /// A pane's own clock: tokens per second, time to the first token, tokens.
     pub fn speed(&self, model: Model) -> String {
         let pane = format!("{} .speed", model.pane());
@@ -169,6 +183,12 @@ pub fn bundle() -> PathBuf {
     steps::root().join("assets/bundle")
 }
 
+/// What the page offers to ask.
+pub fn examples() -> Vec<serde_json::Value> {
+    let mut examples = read_json(&bundle().join("examples.json"));
+    std::mem::take(examples.as_array_mut().expect("examples are a list"))
+}
+
 /// An example prompt of the bundle in this language.
 pub fn example(lang: &str) -> String {
     example_with_twin(lang).0
@@ -176,9 +196,9 @@ pub fn example(lang: &str) -> String {
 
 /// The example prompt in this language with the shortest answer of more than a letter or digit, and its English twin.
 pub fn example_with_twin(lang: &str) -> (String, String) {
-    let examples = read_json(&bundle().join("examples.json"));
+    let examples = examples();
     let length = |example: &&serde_json::Value| example["gold"].as_str().map_or(0, |gold| gold.chars().count());
-    let own = examples.as_array().into_iter().flatten().filter(|example| example["lang"] == lang);
+    let own = examples.iter().filter(|example| example["lang"] == lang);
     let example = own.filter(|example| length(example) > 1).min_by_key(length);
     let example = example.unwrap_or_else(|| panic!("the bundle has no example prompt in `{lang}`"));
     let text = |key: &str| example[key].as_str().expect("an example's parts are texts").to_owned();
@@ -230,24 +250,43 @@ pub fn biggest_file() -> String {
 
 /// What the native trainer answers with the same bundle.
 pub fn tokens_of_the_trainer(model: Model, prompt: &str, more: &[&str]) -> Vec<u32> {
+    answers(model, Stdio::null(), &[&["--prompt", prompt], more].concat()).remove(0).0
+}
+
+/// Tokens and text of the native trainer's answers to many prompts.
+pub fn answers_of_the_trainer(model: Model, prompts: &[&str]) -> Vec<(Vec<u32>, String)> {
+    let path = target_dir().join("tmp/held-out-prompts.txt");
+    fs::create_dir_all(path.parent().expect("the file lies in a folder")).expect("a folder can be made");
+    fs::write(&path, prompts.join("\n")).expect("prompts can be written");
+    let file = fs::File::open(&path).expect("what was written can be read");
+    let answers = answers(model, file.into(), &["--interactive"]);
+    assert_eq!(answers.len(), prompts.len(), "{model:?}: every line is answered");
+    answers
+}
+
+fn answers(model: Model, prompts: Stdio, more: &[&str]) -> Vec<(Vec<u32>, String)> {
     let model = match model {
         Model::Vanilla => "vanilla",
         Model::Cc => "cc",
     };
     let output = Command::new(suite::trainer())
-        .args(["generate", "--json", "--model", model, "--prompt", prompt, "--bundle"])
+        .args(["generate", "--json", "--model", model, "--bundle"])
         .arg(bundle())
         .args(more)
+        .stdin(prompts)
         .output()
         .unwrap_or_else(|error| panic!("cannot start {}: {error}", suite::trainer().display()));
     assert!(output.status.success(), "`trainer generate` failed: {}", String::from_utf8_lossy(&output.stderr));
-    let line = String::from_utf8_lossy(&output.stdout);
-    let answer: serde_json::Value = serde_json::from_str(line.trim()).expect("`generate --json` prints one JSON line");
-    let tokens = answer["tokens"].as_array().expect("the line has `tokens`");
-    tokens.iter().map(|token| token.as_u64().expect("a token is a number") as u32).collect()
+    let answer = |line: &str| {
+        let answer: serde_json::Value = serde_json::from_str(line).expect("`generate --json` prints JSON lines");
+        let tokens = answer["tokens"].as_array().expect("a line has `tokens`");
+        let tokens = tokens.iter().map(|token| token.as_u64().expect("a token is a number") as u32);
+        (tokens.collect(), answer["text"].as_str().expect("a line has `text`").to_owned())
+    };
+    String::from_utf8_lossy(&output.stdout).lines().map(answer).collect()
 }
 
 fn read_json(path: &Path) -> serde_json::Value {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

@@ -2,6 +2,7 @@
 
 mod bundles;
 mod demo;
+mod held_out;
 mod large;
 mod outside;
 mod webdriver;
@@ -54,10 +55,15 @@ fn main() -> ExitCode {
             "every source of the connection, and a layer of one's own, gives the trainer's tokens",
             the_switch_connects,
         ),
+        alone("every held-out prompt earns in the page what the tables' rules give the trainer", held_out::on_the_cpu),
         alone("without an adapter the page says so and answers the same", without_an_adapter),
         alone("Firefox passes the golden self-test on WebGPU", firefox_passes_the_self_test),
         on_loaded("the self-test has a visible verdict before anything is asked", the_verdict_is_visible),
         on_loaded("an Arabic prompt gets the trainer's tokens in both panes on WebGPU", arabic_on_webgpu),
+        on_loaded(
+            "held-out prompts with an answer of one character earn on WebGPU what they earn natively",
+            held_out_on_webgpu,
+        ),
         on_loaded("the page never stands still for 200 ms while it answers", the_page_never_stands_still),
         on_loaded("the stop button ends both answers within two tokens", stop_ends_both_answers),
         on_loaded("the page fits a desk, a phone and right-to-left writing", the_page_fits),
@@ -207,6 +213,10 @@ fn the_verdict_is_visible(loaded: &Loaded) {
 
 fn arabic_on_webgpu(loaded: &Loaded) {
     answers_like_the_trainer(&loaded.demo, &example("ar"));
+}
+
+fn held_out_on_webgpu(loaded: &Loaded) {
+    held_out::on_webgpu(&loaded.demo);
 }
 
 fn the_page_never_stands_still(loaded: &Loaded) {
