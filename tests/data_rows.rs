@@ -241,8 +241,36 @@ fn every_format_is_told_by_its_first_record() {
     }
     let alpaca = r#"{"instruction":"Add","input":"1 2","output":"3","lang":"en"}"#;
     assert_eq!(read(alpaca).unwrap()[0].instruction, "Add\n1 2");
-    let named = Reading { format: Format::Ours, ..Reading::default() };
-    assert_eq!(read_with("rows.jsonl", alpaca, &named).unwrap()[0].instruction, "Add");
+}
+
+#[test]
+fn an_input_belongs_to_its_instruction_and_to_the_twin_whatever_the_first_record_has() {
+    let first = r#"{"lang":"es","instruction":"Di hola","instruction_en":"Say hello","output":"Hola"}"#;
+    let row = r#"{"lang":"es","instruction":"Suma","input":"1 y 2","instruction_en":"Add","output":"3"}"#;
+    let own = row.replace("\"output\"", "\"input_en\":\"1 and 2\",\"output\"");
+    let english = r#"{"lang":"en","instruction":"Add","input":"1 2","output":"3"}"#;
+    let text = [first, row, &own, english].join("\n");
+    for format in [Format::Auto, Format::Ours, Format::Alpaca, Format::Authors] {
+        let rows = read_with("rows.jsonl", &text, &Reading { format, ..Reading::default() }).unwrap();
+        let prompts: Vec<_> = rows.iter().map(|row| (row.instruction.as_str(), row.instruction_en.as_str())).collect();
+        let expected = [
+            ("Di hola", "Say hello"),
+            ("Suma\n1 y 2", "Add\n1 y 2"),
+            ("Suma\n1 y 2", "Add\n1 and 2"),
+            ("Add\n1 2", "Add\n1 2"),
+        ];
+        assert_eq!(prompts, expected, "{format:?}");
+    }
+    // Named columns keep it, unless its column was named for something else.
+    let named = |instruction: &str| {
+        let columns = Columns { instruction: Some(instruction.into()), ..Columns::default() };
+        let row = row.replace("\"instruction\"", "\"question\"");
+        read_with("rows.jsonl", row, &Reading { columns, ..Reading::default() }).unwrap().remove(0)
+    };
+    assert_eq!((&*named("question").instruction, &*named("question").instruction_en), ("Suma\n1 y 2", "Add\n1 y 2"));
+    assert_eq!((&*named("input").instruction, &*named("input").instruction_en), ("1 y 2", "Add"));
+    let error = format!("{:#}", read(row.replace("\"1 y 2\"", "[1,2]")).unwrap_err());
+    assert!(error.contains("`input`: expected a non-empty string, found a list"), "{error}");
 }
 
 #[test]

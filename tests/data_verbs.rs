@@ -230,7 +230,8 @@ fn english_and_translation_rows_are_made_where_they_can_be() {
 fn self_distillation_adds_four_kinds_of_rows_the_same_for_the_same_seed() {
     let rows: Vec<Row> = (0..40).map(|at| row(at, "sw", "moja mbili tatu", "one two three", "nne tano sita")).collect();
     let distill = |seed| Distill { rows: &rows, share: 0.15, seed };
-    let answers: Vec<String> = distill(3).asked().iter().map(|row| format!("own answer to {}", row.id)).collect();
+    let answers: Vec<Option<String>> =
+        distill(3).asked().iter().map(|row| Some(format!("own answer to {}", row.id))).collect();
     assert_eq!(answers.len(), 6);
     let added = distill(3).added(&answers).rows;
     let of = |task: &str| added.iter().filter(|row| row.task == task).collect::<Vec<_>>();
@@ -245,6 +246,12 @@ fn self_distillation_adds_four_kinds_of_rows_the_same_for_the_same_seed() {
     assert_eq!(of("completion")[0].output, "sita");
     assert_eq!(distill(3).added(&answers).rows, added);
     assert_ne!(distill(4).added(&answers).rows, added);
+    // An answer that did not end is no row, and takes none of the others along.
+    let mut cut = answers;
+    cut[2] = None;
+    let fewer = distill(3).added(&cut);
+    assert_eq!((fewer.rows.len(), fewer.unended), (added.len() - 1, 1));
+    assert!(fewer.rows.iter().all(|row| added.contains(row)));
     assert_eq!(halves("你好世界"), ("你好", "世界"));
 }
 
@@ -298,6 +305,9 @@ fn the_verb_lets_a_model_answer_and_says_what_a_file_was_made_from() {
     let beside: Value = serde_json::from_slice(&std::fs::read(dir.path().join("a.jsonl.json")).unwrap()).unwrap();
     assert_eq!(beside["rows_added"], built.len() - 8);
     assert_eq!(beside["setting"], "sdrrl");
+    // A random model's answer does not end within four tokens: it is counted, and no row.
+    assert_eq!(beside["unended_answers"], 1);
+    assert!(built.iter().all(|row| row.task != "self"));
 }
 
 fn kept(dir: &Path, file: &Path, reading: &Reading, cutoff: usize) -> Vec<trainer::sample::Sample> {
@@ -329,6 +339,7 @@ fn kept_tokens_are_never_stale_and_a_damaged_file_is_made_again() {
     let first = kept(&cache, &file, &reading, 64);
     let path = files(&cache).remove(0);
     let whole = std::fs::read(&path).unwrap();
+    assert!(!whole.starts_with(b"cctok001"), "a DATE and an `input` meant another row then");
     assert_eq!(kept(&cache, &file, &reading, 64), first);
     assert_eq!(files(&cache).len(), 1, "the same content has one file");
     for at in (0..whole.len()).step_by(7) {

@@ -13,17 +13,18 @@ use std::time::{Duration, Instant};
 use burn::tensor::Device;
 use cctuning::chat::{AnchorRule, ChatTemplate};
 use cctuning::checkpoint::Storage;
-use cctuning::config::Family;
-use cctuning::generate::ConnectionOptions;
+use cctuning::config::{Family, ModelConfig};
+use cctuning::generate::{ConnectionOptions, Source};
 use cctuning::model::TokenBatch;
 use cctuning::tokenizer::Tokenizer;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use trainer::model_folder::{ModelFolder, Settings};
+use trainer::recipe::Recipe;
 
 use shared_data::shared;
-use small_model::{config, model, values, write_folder};
+use small_model::{config, folder, model, values, write_folder};
 
 /// Forty short rows in three languages, and the model folder `model`.
 fn workplace() -> tempfile::TempDir {
@@ -331,4 +332,69 @@ fn training_on_real_rows_with_the_real_qwen_tokenizer_learns_and_its_export_give
     let stop: Value =
         serde_json::from_slice(&fs::read(dir.path().join("export/generation_config.json")).unwrap()).unwrap();
     assert_eq!(stop["eos_token_id"], json!([151_645]));
+}
+
+/// What the program prints.
+fn printed(dir: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    let output = command.current_dir(dir).env("BURN_DEVICE", "flex").args(arguments).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output)
+}
+
+#[test]
+fn outside_training_a_prompt_may_have_the_context_and_its_gold_answer_takes_none_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let roomy = ModelConfig { max_positions: 640, ..config(Family::Llama, true) };
+    let folder = folder(roomy, ChatTemplate::PLAIN, 1);
+    folder.save_model(&folder.model, &dir.path().join("model"), Storage::F32).unwrap();
+    let text = |i: usize| format!("{i} más {}", "a ".repeat(200));
+    let row = |i: usize| json!({"lang": "es", "instruction": text(i), "instruction_en": text(i + 8), "output": "c ".repeat(200)});
+    fs::write(dir.path().join("rows.jsonl"), (0..8).map(|i| row(i).to_string() + "\n").collect::<String>()).unwrap();
+    let eval = ["eval", "model", "--data", "rows.jsonl", "--set", "eval.max_new_tokens=2"];
+    let fit = ["fit", "model", "--set", "data.train=rows.jsonl", "--set", "transform.ridge=1e-3"];
+    for (verb, done) in [(&eval[..], "mean"), (&fit[..], "written")] {
+        let whole = printed(dir.path(), verb);
+        assert!(whole.contains(done) && !whole.contains("cut to fit") && !whole.contains("left out"), "{whole}");
+        // Who names a cutoff gets it, for the prompt alone.
+        let cut = printed(dir.path(), &[verb, &["--set", "data.cutoff=100"]].concat());
+        assert!(cut.contains(done) && cut.contains("cut to fit: 8 prompts and 0 English twins"), "{cut}");
+    }
+}
+
+#[test]
+fn another_anchor_is_asked_of_an_evaluation_and_a_fit_refuses_it_by_name() {
+    let dir = workplace();
+    let mut folder = ModelFolder::load(&dir.path().join("model"), None, 0, &Device::flex()).unwrap();
+    let recipe = Recipe::default().with(&["eval.max_new_tokens=6".into()]).unwrap();
+    let texts: Vec<String> = (0..12).map(|i| format!("¿{i} y algo?")).collect();
+    // Rows whose gold answers are those that this anchor makes the model give.
+    folder.settings.anchor = AnchorRule::BeforeAnswerTag;
+    let Settings { template, anchor, .. } = &folder.settings;
+    let render = |text: &str| template.render(&folder.tokenizer, text, *anchor).unwrap();
+    let prompts: Vec<_> = texts.iter().map(|text| (render(text), render(&format!("{text}?")))).collect();
+    let pairs: Vec<_> = prompts.iter().map(|(own, english)| (own, english)).collect();
+    let options = trainer::run::options(&recipe, &folder, Source::Parallel).unwrap();
+    let answers = trainer::evaluate::answer(&folder.model, &folder.config, None, &pairs, &options).unwrap();
+    let answered = texts.iter().zip(answers.iter().map(|answer| folder.tokenizer.decode(answer).unwrap()));
+    let rows = answered.filter(|(_, output)| !output.trim().is_empty()).map(|(text, output)| {
+        json!({"lang": "es", "instruction": text, "instruction_en": format!("{text}?"), "output": output}).to_string()
+    });
+    fs::write(dir.path().join("gold.jsonl"), rows.collect::<Vec<_>>().join("\n")).unwrap();
+    let eval = ["eval", "model", "--data", "gold.jsonl", "--source", "parallel", "--set", "eval.max_new_tokens=6"];
+    let usual = printed(dir.path(), &eval);
+    assert!(usual.contains("mean") && !usual.contains("100.0 %"), "{usual}");
+    let asked = printed(dir.path(), &[&eval[..], &["--set", "cc.anchor=before_answer_tag"]].concat());
+    assert!(asked.contains("100.0 %"), "{asked}");
+
+    let fit = ["fit", "model", "--set", "data.train=rows.jsonl", "--set", "transform.ridge=1e-3"];
+    let refused = printed(dir.path(), &[&fit[..], &["--set", "cc.tau=0.5"]].concat());
+    assert!(refused.contains("--set cc.tau=0.5") && refused.contains("as it was trained"), "{refused}");
+    fs::write(dir.path().join("other.toml"), "[cc]\nanchor = 'before_answer_tag'\ntau = 0.5\n").unwrap();
+    let refused = printed(dir.path(), &[&fit[..], &["--recipe", "other.toml"]].concat());
+    assert!(refused.contains("cc.anchor = \"before_answer_tag\", trained with \"last_prompt\""), "{refused}");
+    assert!(!dir.path().join("model/transform_matrix.safetensors").exists());
+    // The recipe of the training itself may be given, with what only training heeds.
+    fs::write(dir.path().join("same.toml"), "[cc]\nanchor = 'last_prompt'\ntau = 0.5\n").unwrap();
+    let done = printed(dir.path(), &[&fit[..], &["--recipe", "same.toml"]].concat());
+    assert!(done.contains("written"), "{done}");
 }

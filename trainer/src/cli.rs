@@ -15,16 +15,15 @@ use crate::benchmark_eval::{BenchmarkArgs, Questions};
 use crate::compare::{self, CompareArgs};
 use crate::data::build::{BuildArgs, build};
 use crate::data::verb::{CheckArgs, check};
-use crate::data::{Row, read_rows, read_rows_as};
+use crate::data::{read_rows, read_rows_as};
 use crate::experiment::{ExperimentArgs, experiment};
 use crate::export::Content;
-use crate::fit::Reading;
+use crate::fit::verb::FitArgs;
 use crate::generate::{GenerateArgs, SourceArg};
-use crate::inputs::{CORPUS_SEED, announce, model, samples, training_samples};
+use crate::inputs::{CORPUS_SEED, announce, model, prompts, samples, training_samples};
 use crate::interrupt::Interrupt;
 use crate::model_folder::{ModelFolder, TRANSFORM_FILE, save_transform};
-use crate::recipe::{Cc, Place, Preset, Recipe};
-use crate::sample::Sample;
+use crate::recipe::{Cc, Data, Place, Preset, Recipe};
 use crate::step::MethodName;
 use crate::train::{Ended, describe};
 use crate::transplant::{TransplantArgs, transplant};
@@ -55,15 +54,7 @@ enum Verb {
     /// Say what memory a training run will need, part by part, before anything is loaded
     Plan(plan::PlanArgs),
     /// Fit the Transform Matrix of a CC-Tuned model folder, into that folder
-    Fit {
-        /// The model folder, or org/name[@revision] on the Hub
-        folder: PathBuf,
-        /// Also fit on growing numbers of pairs, and draw the error against them (Figure 5)
-        #[arg(long)]
-        curve: bool,
-        #[command(flatten)]
-        recipe: RecipeArgs,
-    },
+    Fit(FitArgs),
     /// Answer the prompts of a data file and count the right answers
     Eval {
         /// The model folder, or org/name[@revision] on the Hub
@@ -188,9 +179,15 @@ impl RecipeArgs {
         self.load_over(Vec::new())
     }
 
-    /// The same for a model folder: what no argument names stays as the folder says that its model was trained.
-    fn load_for(&self, folder: &ModelFolder) -> Result<Recipe> {
-        let start = Recipe { cc: Cc::around(&folder.settings.connection), ..Recipe::default() };
+    /// The same for a model folder: what no argument names stays as the folder says that its model was trained, and prompts
+    /// may have all that the model reads.
+    pub fn load_for(&self, folder: &ModelFolder) -> Result<Recipe> {
+        let cutoff = folder.model.model.context();
+        let start = Recipe {
+            cc: Cc { anchor: folder.settings.anchor, ..Cc::around(&folder.settings.connection) },
+            data: Data { cutoff, english_cutoff: cutoff, ..Data::default() },
+            ..Recipe::default()
+        };
         Recipe::load_over(start, self.preset, self.recipe.as_deref(), &self.set)
     }
 
@@ -244,15 +241,16 @@ fn dispatch(verb: Verb) -> Result<bool> {
         }
         Verb::Train { method, recipe } => train_one(method, &recipe.load()?),
         Verb::Plan(args) => plan::run(&args).map(|()| true),
-        Verb::Fit { folder, curve, recipe } => fit_folder(&folder, &recipe.load()?, curve),
+        Verb::Fit(args) => fit::verb::run(&args),
         Verb::Eval { folder, data, benchmarks, source, recipe } => {
             eval_folder(&folder, data.as_deref(), &benchmarks, source.into(), &recipe)
         }
         Verb::Compare(args) => compare::run(&args).map(|()| true),
         Verb::Generate(args) => generate::generate(&args).map(|()| true),
         Verb::Transplant { args, recipe } => {
-            let recipe = recipe.load()?;
-            let folder = ModelFolder::load(&args.folder, recipe.model.template.named(), 0, &announce())?;
+            let template = recipe.load()?.model.template.named();
+            let folder = ModelFolder::load(&args.folder, template, 0, &announce())?;
+            let recipe = recipe.load_for(&folder)?;
             let samples = samples(&recipe, &folder, &args.rows(&recipe)?)?;
             transplant(&args, &folder, samples, recipe.cc.seed, &Interrupt::install()?)
         }
@@ -313,27 +311,6 @@ fn train_one(method: MethodName, recipe: &Recipe) -> Result<bool> {
     }
 }
 
-fn fit_folder(path: &Path, recipe: &Recipe, curve: bool) -> Result<bool> {
-    let path = &hub::resolve(path)?;
-    let folder = ModelFolder::load(path, recipe.model.template.named(), 0, &announce())?;
-    let rows: Vec<Row> = match &recipe.data.train {
-        Place::Builtin => corpus::generate(CORPUS_SEED)?.pairs.iter().map(Row::from).collect(),
-        Place::Path(path) => read_rows_as(path, &recipe.data.reading())?,
-    };
-    let mut samples = samples(recipe, &folder, &rows)?;
-    // A prompt beside itself teaches the identity.
-    samples.retain(Sample::has_twin);
-    let (site, token_budget) = (folder.settings.connection.site, recipe.optim.micro_tokens);
-    let reading = Reading { model: &folder.model, site, token_budget };
-    let Some(fitted) = fit::fit(reading, &samples, &recipe.transform, curve, &Interrupt::install()?)? else {
-        return Ok(false);
-    };
-    println!("{}\n{}", fitted.summary(), fitted.table());
-    fitted.write(path)?;
-    println!("{} written, transform.json, .txt and .svg beside it", path.join(TRANSFORM_FILE).display());
-    Ok(true)
-}
-
 fn eval_folder(
     path: &Path,
     data: Option<&Path>,
@@ -346,6 +323,7 @@ fn eval_folder(
     let questions = asked.benchmarks.as_ref().map(|folder| Questions::load(folder, asked)).transpose()?;
     let mut folder = ModelFolder::load(path, template, 0, &announce())?;
     let recipe = &recipe.load_for(&folder)?;
+    folder.settings.anchor = recipe.cc.anchor;
     folder.settings.connection = recipe.cc.connection();
     if let Some(questions) = questions {
         let options = crate::run::options(recipe, &folder, source)?;
@@ -354,7 +332,7 @@ fn eval_folder(
     }
     let data = data.context("--data or --benchmarks says what to ask")?;
     let rows = evaluate::at_most(recipe.eval.limit, read_rows_as(data, &recipe.data.reading())?);
-    let samples = samples(recipe, &folder, &rows)?;
+    let samples = prompts(recipe, &folder, &rows, recipe.eval.max_new_tokens)?;
     let mut prompts: Vec<(&Prompt, &Prompt)> = samples.iter().map(|sample| (&sample.prompt, &sample.english)).collect();
     if source == Source::Shuffled {
         let others = evaluate::others(samples.len(), recipe.cc.seed)?;

@@ -3,6 +3,8 @@
 //! Pairs are read once and taken into Gram sums. What the judgement needs again, their activations, goes through a
 //! temporary file, so that memory does not grow with the number of pairs.
 
+pub mod verb;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek, Write};

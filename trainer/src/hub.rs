@@ -1,7 +1,7 @@
 //! Models by name: `org/name` or `org/name@revision` to a folder, from the Hugging Face Hub or its cache on this machine.
 //!
 //! The cache has the layout of Python's `huggingface_hub`, and both use what the other has fetched. Knows no tensor and
-//! no file's contents beyond which weights an index names.
+//! of files' contents only which weights an index names, and whether a config is one that we compute.
 //!
 //! `hf-hub` 0.5 and not 1.0: the latter starts an interrupted file over, and needs an asynchronous runtime and a C build.
 
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use cctuning::config::ModelConfig;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use indicatif::{HumanBytes, ProgressBar};
@@ -21,18 +22,26 @@ use crate::weight_files::{self, INDEX_FILE, SINGLE_FILE};
 
 /// What a folder cannot do without beside its weights.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
-/// What is taken along where there is one, before the weights: a folder with weights is complete.
-const WELCOME: [&str; 7] = [
+/// What is taken along where there is one, before the tokenizer: a folder with a tokenizer has all that is said of text.
+const OF_TEXT: [&str; 5] = [
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
     "cctuning.json",
-    "transform_matrix.safetensors",
-    INDEX_FILE,
 ];
+/// The same, before the weights: a folder with weights is complete.
+const OF_WEIGHTS: [&str; 2] = ["transform_matrix.safetensors", INDEX_FILE];
 /// Further attempts at a file whose connection breaks; each goes on where the one before ended.
 const RETRIES: u32 = 4;
+
+/// How much of a model is needed, each with those before it; the text is tokenizer, template and settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub enum Part {
+    Config,
+    Text,
+    Weights,
+}
 
 /// Where models come from.
 #[derive(Clone, Debug)]
@@ -59,11 +68,15 @@ pub struct Reference {
 /// # Errors
 /// It is neither, or cannot be fetched.
 pub fn resolve(model: &Path) -> Result<PathBuf> {
+    resolve_part(model, Part::Weights)
+}
+
+/// As [`resolve`], where no more than a part is read.
+pub fn resolve_part(model: &Path, part: Part) -> Result<PathBuf> {
     if model.is_dir() {
         return Ok(model.to_owned());
     }
-    let reference = Reference::parse(&model.to_string_lossy())?;
-    Hub::from_env()?.folder(&reference)
+    Hub::from_env()?.part(&Reference::parse(&model.to_string_lossy())?, part)
 }
 
 impl Reference {
@@ -122,9 +135,14 @@ impl Hub {
     /// # Errors
     /// It is not here, and cannot be fetched.
     pub fn folder(&self, reference: &Reference) -> Result<PathBuf> {
+        self.part(reference, Part::Weights)
+    }
+
+    /// A part of it; the config is judged before anything larger is fetched.
+    fn part(&self, reference: &Reference, part: Part) -> Result<PathBuf> {
         let Reference { id, revision } = reference;
         let missing = match self.cached(reference) {
-            Some(folder) => match missing(&folder) {
+            Some(folder) => match missing(&folder, part) {
                 None => return Ok(folder),
                 Some(file) => format!("{} has no {file}", folder.display()),
             },
@@ -158,13 +176,20 @@ impl Hub {
         // All files are of one commit, whatever happens to the branch meanwhile.
         let at_commit = api.repo(repo(&info.sha));
         let fetch = |file: &str| self.fetch(reference, &api, &at_commit, &cache.repo(repo(&info.sha)), file);
-        for file in NEEDED.into_iter().chain(WELCOME).filter(|file| has(file)) {
-            fetch(file)?;
-        }
+        let [config, tokenizer] = NEEDED;
+        fetch(config)?;
         let folder = cache.repo(repo(revision)).pointer_path(&info.sha);
-        for file in weight_files::names(&folder)? {
-            ensure!(has(&file), "{id}@{revision}: {INDEX_FILE} names {file}, which the repository does not have");
-            fetch(&file)?;
+        ModelConfig::from_json(&fs::read(folder.join(config))?)
+            .with_context(|| format!("{id}@{revision}: {config}"))?;
+        if part >= Part::Text {
+            OF_TEXT.into_iter().filter(|file| has(file)).chain([tokenizer]).try_for_each(fetch)?;
+        }
+        if part >= Part::Weights {
+            OF_WEIGHTS.into_iter().filter(|file| has(file)).try_for_each(fetch)?;
+            for file in weight_files::names(&folder)? {
+                ensure!(has(&file), "{id}@{revision}: {INDEX_FILE} names {file}, which the repository does not have");
+                fetch(&file)?;
+            }
         }
         cache.repo(repo(revision)).create_ref(&info.sha)?;
         Ok(folder)
@@ -332,10 +357,11 @@ fn resumable(api: &Api, cached: &hf_hub::CacheRepo, url: &str) -> Result<(), Api
     Ok(())
 }
 
-/// The first file that a folder lacks.
-fn missing(folder: &Path) -> Option<String> {
-    let needed = NEEDED.map(String::from).into_iter();
-    let weights = weight_files::names(folder).unwrap_or_else(|_| [INDEX_FILE.into()].into());
+/// The first file of a part that a folder lacks.
+fn missing(folder: &Path, part: Part) -> Option<String> {
+    let weights = || weight_files::names(folder).unwrap_or_else(|_| [INDEX_FILE.into()].into());
+    let weights = (part == Part::Weights).then(weights).into_iter().flatten();
+    let needed = NEEDED.into_iter().take(part as usize + 1).map(String::from);
     needed.chain(weights).find(|file| !folder.join(file).exists())
 }
 

@@ -46,6 +46,18 @@ pub fn samples(recipe: &Recipe, folder: &ModelFolder, rows: &[Row]) -> Result<Ve
     Ok(samples)
 }
 
+/// Rows that are asked or read, not trained on: a prompt may have all that the model reads beside `answer` tokens, however
+/// long its gold answer is, and no more than the recipe says.
+pub fn prompts(recipe: &Recipe, folder: &ModelFolder, rows: &[Row], answer: usize) -> Result<Vec<Sample>> {
+    let context = folder.model.model.context();
+    let mut renderer = renderer(recipe, folder);
+    renderer.cutoff = renderer.cutoff.min(context.saturating_sub(answer));
+    renderer.english_cutoff = renderer.english_cutoff.min(context);
+    let (samples, rendered) = renderer.prompts(rows)?;
+    rendered.report();
+    Ok(samples)
+}
+
 /// The rows to train on, from the token cache where they were tokenised before.
 pub fn training_samples(recipe: &Recipe, folder: &ModelFolder) -> Result<Vec<Sample>> {
     let Data { train, cache, .. } = &recipe.data;

@@ -148,7 +148,7 @@ pub struct Speech {
 
 /// Reads the tokenizer, the template and the settings of a folder, or of a model of the Hub.
 pub fn speech(path: &Path, template: Option<ChatTemplate>) -> Result<Speech> {
-    let path = &hub::resolve(path)?;
+    let path = &hub::resolve_part(path, hub::Part::Text)?;
     let tokenizer_json = read(path, "tokenizer.json")?;
     let tokenizer = Tokenizer::from_json(&tokenizer_json).with_context(|| path.display().to_string())?;
     let mut settings = match read_if_there(&path.join(SETTINGS_FILE))? {

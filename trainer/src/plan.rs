@@ -12,6 +12,7 @@ use clap::Args;
 
 use crate::answers::CHUNK;
 use crate::cli::RecipeArgs;
+use crate::hub;
 use crate::memory;
 use crate::model_folder::{load_config, shipped};
 use crate::optim::PIECE;
@@ -79,7 +80,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
             ModelConfig::from_json(&bytes).with_context(|| path.display().to_string())?
         }
         (None, Place::Builtin) => load_config(&shipped("base"))?,
-        (None, Place::Path(path)) => load_config(&crate::hub::resolve(path)?)?,
+        (None, Place::Path(path)) => load_config(&hub::resolve_part(path, hub::Part::Config)?)?,
     };
     let threads = if args.gpu { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
     let plan = plan(&config, &recipe, args.method == MethodName::Cc, threads);

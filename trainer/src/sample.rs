@@ -111,13 +111,14 @@ impl Renderer<'_> {
     ///
     /// # Errors
     /// The tokenizer has no id for a piece of the text, or lacks a control token of the template.
-    fn fit(&self, row: &Row, stop: &[u32]) -> Result<Fitted> {
+    fn fit(&self, row: &Row, stop: &[u32], beside_answer: bool) -> Result<Fitted> {
         let fit = || -> Result<Fitted> {
             let mut answer = self.tokenizer.encode(&row.output)?;
             answer.extend(stop);
             let render = |text: &str| self.template.render(self.tokenizer, text, self.anchor);
             let (mut prompt, mut english) = (render(&row.instruction)?, render(&row.instruction_en)?);
-            let cut = prompt.truncate(self.cutoff.saturating_sub(answer.len()));
+            let taken = if beside_answer { answer.len() } else { 0 };
+            let cut = prompt.truncate(self.cutoff.saturating_sub(taken));
             let cut = cut.and_then(|cut| Ok((cut, english.truncate(self.english_cutoff)?)));
             let ((cut, cut_english), fits) = match cut {
                 Ok(cut) => (cut, true),
@@ -135,10 +136,23 @@ impl Renderer<'_> {
     /// # Errors
     /// As [`Self::fit`], or when not one row fits.
     pub fn samples(&self, rows: &[Row]) -> Result<(Vec<Sample>, Rendered)> {
+        self.fitted(rows, true)
+    }
+
+    /// The same where answers are not read beside their prompts, and take nothing of the cutoff.
+    ///
+    /// # Errors
+    /// As [`Self::samples`].
+    pub fn prompts(&self, rows: &[Row]) -> Result<(Vec<Sample>, Rendered)> {
+        self.fitted(rows, false)
+    }
+
+    fn fitted(&self, rows: &[Row], beside_answer: bool) -> Result<(Vec<Sample>, Rendered)> {
         let stop = self.stop()?;
         let mut rendered = Rendered::default();
         let mut samples = Vec::with_capacity(rows.len());
-        let fitted: Vec<Fitted> = rows.par_iter().map(|row| self.fit(row, &stop)).collect::<Result<_>>()?;
+        let fitted: Vec<Fitted> =
+            rows.par_iter().map(|row| self.fit(row, &stop, beside_answer)).collect::<Result<_>>()?;
         for (row, Fitted { sample, cut, cut_english, .. }) in rows.iter().zip(fitted) {
             match sample {
                 Some(sample) => samples.push(sample),

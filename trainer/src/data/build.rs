@@ -57,6 +57,20 @@ pub struct Added {
     pub without_english: usize,
     /// Rows whose language has no English name here.
     pub without_name: usize,
+    /// Answers of the model itself that did not end within the limit.
+    pub unended: usize,
+}
+
+impl Added {
+    /// Tells a person which of the model's own answers are no rows, if there are such.
+    pub fn tell_unended(&self, max_new_tokens: usize) {
+        if self.unended > 0 {
+            println!(
+                "left out: {} of the model's own answers did not end within eval.max_new_tokens = {max_new_tokens}; raise it",
+                self.unended
+            );
+        }
+    }
 }
 
 /// The English version of every row of another language.
@@ -145,7 +159,8 @@ pub fn build(args: &BuildArgs, recipe: &Recipe, interrupt: &Interrupt) -> Result
         }
         (Setting::Sdrrl, None) => anyhow::bail!("--setting sdrrl: expected --model, whose own answers are added"),
     };
-    let Added { rows: new, without_english, without_name } = added;
+    added.tell_unended(recipe.eval.max_new_tokens);
+    let Added { rows: new, without_english, without_name, unended } = added;
     ensure!(
         !new.is_empty(),
         "{}: expected rows that {:?} can add to, found {without_english} without `output_en`, {without_name} of a \
@@ -169,6 +184,7 @@ pub fn build(args: &BuildArgs, recipe: &Recipe, interrupt: &Interrupt) -> Result
         "rows_added": added,
         "without_output_en": without_english,
         "without_language_name": without_name,
+        "unended_answers": unended,
         "model": args.model,
         "share": args.share,
         "seed": args.seed,

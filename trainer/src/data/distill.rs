@@ -82,9 +82,13 @@ impl Distill<'_> {
     }
 
     /// All added rows, given the model's answers to [`Self::asked`].
-    pub fn added(&self, answers: &[String]) -> Added {
-        let mut added = Added::default();
-        for (row, answer) in self.asked().into_iter().zip(answers).filter(|(_, answer)| !answer.trim().is_empty()) {
+    ///
+    /// An answer that did not end is none: it would be trained on as if its sentence ended where it was cut.
+    pub fn added(&self, answers: &[Option<String>]) -> Added {
+        let unended = answers.iter().filter(|answer| answer.is_none()).count();
+        let mut added = Added { unended, ..Added::default() };
+        let answered = self.asked().into_iter().zip(answers).filter_map(|(row, answer)| Some((row, answer.as_ref()?)));
+        for (row, answer) in answered.filter(|(_, answer)| !answer.trim().is_empty()) {
             let english = row.instruction_en.clone();
             added.rows.push(Row { lang: "en".into(), ..derived(row, "self", english, answer.trim().into()) });
         }
@@ -160,7 +164,8 @@ pub fn with_model(distill: &Distill, model: &Path, recipe: &Recipe, interrupt: &
     Ok(answers.map(|answers| distill.added(&answers)))
 }
 
-/// What a model answers to instructions of at most `cutoff` tokens, in their order; None when a person stopped it.
+/// What a model answers to instructions of at most `cutoff` tokens, in their order, where its answer ended within the limit;
+/// None altogether when a person stopped it.
 ///
 /// # Errors
 /// An instruction cannot be rendered.
@@ -170,7 +175,7 @@ pub fn answers(
     options: &GenerateOptions,
     cutoff: usize,
     interrupt: &Interrupt,
-) -> Result<Option<Vec<String>>> {
+) -> Result<Option<Vec<Option<String>>>> {
     let mut answers = Vec::with_capacity(instructions.len());
     let mut progress = Progress::new("  English answers", instructions.len(), 0);
     for some in instructions.chunks(BATCH) {
@@ -186,7 +191,9 @@ pub fn answers(
         let found = evaluate::answer_until(&folder.model, &folder.config, None, &pairs, options, &stopped)?;
         let Some(found) = found else { return Ok(None) };
         for (tokens, _) in found {
-            answers.push(folder.tokenizer.decode(&tokens)?);
+            // The stop token is no part of the answer, but counts.
+            let ended = tokens.len() < options.max_new_tokens;
+            answers.push(ended.then(|| folder.tokenizer.decode(&tokens)).transpose()?);
         }
         progress.count(answers.len(), "answers");
     }

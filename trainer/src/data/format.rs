@@ -19,9 +19,10 @@ pub enum Format {
     /// As the first record says.
     #[default]
     Auto,
-    /// `instruction`, `instruction_en`, `output`, `lang` (and `id`, `task`, `output_en`).
+    /// `instruction`, `instruction_en`, `output`, `lang` (and `id`, `task`, `output_en`), and an `input` that belongs to the
+    /// instruction where there is one, as its `input_en` (or else itself) to the twin.
     Ours,
-    /// Ours with an `input` that belongs to the instruction.
+    /// Ours, where the first record has an `input`.
     Alpaca,
     /// The authors': `instruction`, `instruction_en`, `output`, and no language.
     Authors,
@@ -51,6 +52,8 @@ pub struct Columns {
     pub output_en: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_en: Option<String>,
 }
 
 /// How a file is to be read.
@@ -70,8 +73,9 @@ const INSTRUCTION_EN: usize = 4;
 const OUTPUT: usize = 5;
 const OUTPUT_EN: usize = 6;
 const INPUT: usize = 7;
-const TURNS: usize = 8;
-const N_FIELDS: usize = 9;
+const INPUT_EN: usize = 8;
+const TURNS: usize = 9;
+const N_FIELDS: usize = 10;
 
 /// Turns the records of one file into rows.
 pub struct RowParser {
@@ -84,7 +88,8 @@ pub struct RowParser {
 impl RowParser {
     /// The format named, or the one of the first record.
     pub fn new(reading: &Reading, first: &Record) -> Self {
-        let Columns { id, task, lang, instruction, instruction_en, output, output_en, input } = reading.columns.clone();
+        let Columns { id, task, lang, instruction, instruction_en, output, output_en, input, input_en } =
+            reading.columns.clone();
         let mapped = reading.columns != Columns::default();
         let format = match reading.format {
             Format::Auto => detect(first, mapped),
@@ -96,8 +101,7 @@ impl RowParser {
             _ => "",
         };
         let flat = |name: &str| if turns.is_empty() { name.to_string() } else { String::new() };
-        let has_input = format == Format::Alpaca || input.is_some();
-        let names = [
+        let mut names = [
             id.unwrap_or("id".into()),
             task.unwrap_or("task".into()),
             lang.unwrap_or("lang".into()),
@@ -105,9 +109,16 @@ impl RowParser {
             instruction_en.unwrap_or("instruction_en".into()),
             output.unwrap_or(flat("output")),
             output_en.unwrap_or("output_en".into()),
-            if has_input { input.unwrap_or("input".into()) } else { String::new() },
+            input.clone().unwrap_or_default(),
+            input_en.clone().unwrap_or_default(),
             turns.into(),
         ];
+        for (at, name, given) in [(INPUT, "input", input), (INPUT_EN, "input_en", input_en)] {
+            // A column that was named for another field is no input too.
+            if given.is_none() && !names.iter().any(|taken| taken == name) {
+                names[at] = flat(name);
+            }
+        }
         Self { format, lang: reading.lang.clone(), names }
     }
 
@@ -240,28 +251,35 @@ impl FieldReader<'_> {
         } else {
             self.turns()
         };
-        let input = match &self.values[INPUT] {
-            // Alpaca's empty input and a table's null mean that there is none.
-            Some(Value::String(text)) if text.trim().is_empty() => None,
-            Some(Value::Null) => None,
-            _ => self.text_if_given(INPUT),
+        let (input, input_en) = (self.input(INPUT), self.input(INPUT_EN));
+        let with = |text: String, input: Option<&String>| match input {
+            Some(input) => format!("{text}\n{input}"),
+            None => text,
         };
-        if let Some(input) = input {
-            instruction = format!("{instruction}\n{input}");
-        }
+        instruction = with(instruction, input.as_ref());
         let english = is_english(&lang);
         let instruction_en = match &self.values[INSTRUCTION_EN] {
             None | Some(Value::Null) if english => instruction.clone(),
-            _ => self.text(INSTRUCTION_EN, "the English twin of a non-English instruction"),
+            _ => {
+                let twin = self.text(INSTRUCTION_EN, "the English twin of a non-English instruction");
+                with(twin, input_en.as_ref().or(input.as_ref()))
+            }
         };
         let output_en = self.text_if_given(OUTPUT_EN);
         Row { id, task, lang, instruction, instruction_en, output, output_en }
     }
 
+    fn input(&mut self, field: usize) -> Option<String> {
+        match &self.values[field] {
+            // Alpaca's empty input means that there is none.
+            Some(Value::String(text)) if text.trim().is_empty() => None,
+            _ => self.text_if_given(field),
+        }
+    }
+
     fn text_if_given(&mut self, field: usize) -> Option<String> {
         // A table has a value in every row, null where there is none.
-        let optional_null = field != INPUT && self.values[field] == Some(Value::Null);
-        (self.values[field].is_some() && !optional_null).then(|| self.text(field, STRING))
+        (!matches!(self.values[field], None | Some(Value::Null))).then(|| self.text(field, STRING))
     }
 
     fn text(&mut self, field: usize, expected: &str) -> String {

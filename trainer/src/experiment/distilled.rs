@@ -27,8 +27,8 @@ pub struct Kept<'a> {
 }
 
 impl Kept<'_> {
-    /// The answers of the base in `folder`, in the order of the instructions. It is asked what is not kept yet, each
-    /// instruction once; None when a person stopped it.
+    /// The answers of the base in `folder`, in the order of the instructions, none where one did not end. It is asked what
+    /// is not kept yet, each instruction once; None altogether when a person stopped it.
     ///
     /// # Errors
     /// An instruction cannot be rendered, or the answers cannot be written.
@@ -38,7 +38,7 @@ impl Kept<'_> {
         instructions: &[&str],
         recipe: &Recipe,
         interrupt: &Interrupt,
-    ) -> Result<Option<Vec<String>>> {
+    ) -> Result<Option<Vec<Option<String>>>> {
         // Without a connection its settings decide nothing, and they hold a seed.
         let options =
             GenerateOptions { connection: ConnectionOptions::default(), ..run::options(recipe, folder, Source::None)? };
@@ -64,7 +64,7 @@ impl Kept<'_> {
 }
 
 /// By instruction; nothing where there is no file, or one that was damaged.
-fn read(path: &Path) -> BTreeMap<String, String> {
+fn read(path: &Path) -> BTreeMap<String, Option<String>> {
     let Ok(bytes) = fs::read(path) else { return BTreeMap::new() };
     serde_json::from_slice(&bytes).unwrap_or_else(|fault| {
         eprintln!("warning: {} is damaged ({fault}) and made again", path.display());

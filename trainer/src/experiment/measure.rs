@@ -157,7 +157,11 @@ impl Place<'_> {
                 let prompts: Vec<&str> = distill.asked().iter().map(|row| row.instruction_en.as_str()).collect();
                 let kept = distilled::Kept { dir: &self.answers(), base_sha256: self.base_sha256 };
                 match kept.answers(folder, &prompts, recipe, self.interrupt)? {
-                    Some(answers) => distill.added(&answers).rows,
+                    Some(answers) => {
+                        let added = distill.added(&answers);
+                        added.tell_unended(recipe.eval.max_new_tokens);
+                        added.rows
+                    }
                     None => return Ok(None),
                 }
             }

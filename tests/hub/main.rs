@@ -1,168 +1,21 @@
 //! Proves that a model is fetched by its name from a server with the Hub's layout: only the files that are needed, on from
 //! where a connection broke, never twice, and with the sentence that helps where it cannot be.
 
+mod server;
+#[path = "../small_model.rs"]
 mod small_model;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Output};
 
 use burn::tensor::Device;
 use cctuning::checkpoint::{Storage, save_tensors};
 use serde_json::json;
-use sha2::{Digest, Sha256};
+use server::{Asked, COMMIT, Door, Server, TOKEN, sha256};
 use trainer::hub::{Hub, Reference, resolve};
 use trainer::model_folder::ModelFolder;
-
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-const TOKEN: &str = "hf_secret";
-
-/// One request as the server saw it.
-#[derive(Clone, Debug)]
-struct Asked {
-    path: String,
-    range: Option<String>,
-    token: bool,
-}
-
-/// How the server treats whoever asks for a file.
-#[derive(Clone, Copy, PartialEq)]
-enum Door {
-    Open,
-    /// Status, and the Hub's word for it.
-    Shut(u16, &'static str),
-}
-
-/// `org/name` on a server with the Hub's addresses, headers and redirects.
-struct Server {
-    endpoint: String,
-    files: BTreeMap<String, Vec<u8>>,
-    asked: Arc<Mutex<Vec<Asked>>>,
-    /// Bytes after which a transfer of weights breaks off, and how often it does.
-    cuts: Arc<Mutex<(usize, usize)>>,
-    door: Arc<Mutex<Door>>,
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-impl Server {
-    fn new(files: BTreeMap<String, Vec<u8>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Self {
-            endpoint: format!("http://{}", listener.local_addr().unwrap()),
-            files,
-            asked: Arc::default(),
-            cuts: Arc::default(),
-            door: Arc::new(Mutex::new(Door::Open)),
-        };
-        let Self { endpoint, files, asked, cuts, door } = &server;
-        let (endpoint, files) = (endpoint.clone(), files.clone());
-        let (asked, cuts, door) = (asked.clone(), cuts.clone(), door.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let door = *door.lock().unwrap();
-                // A client that hangs up early is part of the test.
-                answer(stream, &endpoint, &files, &asked, &cuts, door).ok();
-            }
-        });
-        server
-    }
-
-    fn hub(&self, cache: &Path) -> Hub {
-        Hub { endpoint: self.endpoint.clone(), cache: cache.into(), token: Some(TOKEN.into()), offline: false }
-    }
-
-    /// Every request since the last call.
-    fn asked(&self) -> Vec<Asked> {
-        std::mem::take(&mut self.asked.lock().unwrap())
-    }
-}
-
-fn answer(
-    mut stream: TcpStream,
-    endpoint: &str,
-    files: &BTreeMap<String, Vec<u8>>,
-    asked: &Mutex<Vec<Asked>>,
-    cuts: &Mutex<(usize, usize)>,
-    door: Door,
-) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let path = lines.next().unwrap()?.split(' ').nth(1).unwrap().to_owned();
-    let mut headers = BTreeMap::new();
-    for line in lines {
-        let line = line?;
-        let Some((name, value)) = line.split_once(": ") else { break };
-        headers.insert(name.to_lowercase(), value.to_owned());
-    }
-    let range = headers.get("range").cloned();
-    let token = headers.get("authorization").is_some_and(|value| *value == format!("Bearer {TOKEN}"));
-    asked.lock().unwrap().push(Asked { path: path.clone(), range: range.clone(), token });
-
-    let mut refuse = |status: u16, code: &str| {
-        write!(stream, "HTTP/1.1 {status} No\r\nX-Error-Code: {code}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-    };
-    if let Some(digest) = path.strip_prefix("/cdn/") {
-        let (name, bytes) = files.iter().find(|(_, bytes)| sha256(bytes) == digest).unwrap();
-        let mut cuts = cuts.lock().unwrap();
-        let limit = if cuts.1 > 0 && name.ends_with(".safetensors") && range.as_deref() != Some("bytes=0-0") {
-            cuts.1 -= 1;
-            cuts.0
-        } else {
-            usize::MAX
-        };
-        return send(&mut stream, bytes, range.as_deref(), "", limit);
-    }
-    if path == "/api/models/org/name/revision/main" || path == format!("/api/models/org/name/revision/{COMMIT}") {
-        let siblings: Vec<_> = files.keys().map(|name| json!({ "rfilename": name })).collect();
-        let info = json!({"id": "org/name", "sha": COMMIT, "siblings": siblings}).to_string();
-        return send(&mut stream, info.as_bytes(), None, "Content-Type: application/json\r\n", usize::MAX);
-    }
-    if path.starts_with("/api/models/org/name/") {
-        return refuse(404, "RevisionNotFound");
-    }
-    let Some(name) = path.strip_prefix(&format!("/org/name/resolve/{COMMIT}/")) else {
-        return refuse(if token { 404 } else { 401 }, "RepoNotFound");
-    };
-    if let Door::Shut(status, code) = door {
-        return refuse(status, code);
-    }
-    let Some(bytes) = files.get(name) else { return refuse(404, "EntryNotFound") };
-    if name.ends_with(".safetensors") || name == "tokenizer.json" {
-        let digest = sha256(bytes);
-        return write!(
-            stream,
-            "HTTP/1.1 302 Found\r\nLocation: {endpoint}/cdn/{digest}\r\nX-Repo-Commit: {COMMIT}\r\n\
-             X-Linked-Etag: \"{digest}\"\r\nX-Linked-Size: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            bytes.len()
-        );
-    }
-    let headers = format!("X-Repo-Commit: {COMMIT}\r\nETag: \"{}\"\r\n", &sha256(bytes)[..40]);
-    send(&mut stream, bytes, range.as_deref(), &headers, usize::MAX)
-}
-
-/// Sends the bytes that are asked for, or no more than `limit` of them and hangs up.
-fn send(stream: &mut TcpStream, bytes: &[u8], range: Option<&str>, headers: &str, limit: usize) -> std::io::Result<()> {
-    let whole = bytes.len();
-    let (status, part, place) = match range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-')) {
-        None => ("200 OK", bytes, String::new()),
-        Some((from, to)) => {
-            let from: usize = from.parse().unwrap();
-            let to = to.parse().map_or(whole - 1, |to: usize| to.min(whole - 1));
-            if from > to {
-                return write!(stream, "HTTP/1.1 416 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            }
-            ("206 Partial Content", &bytes[from..=to], format!("Content-Range: bytes {from}-{to}/{whole}\r\n"))
-        }
-    };
-    write!(stream, "HTTP/1.1 {status}\r\n{headers}{place}Content-Length: {}\r\nConnection: close\r\n\r\n", part.len())?;
-    stream.write_all(&part[..part.len().min(limit)])
-}
 
 /// A small model in two shards, with what else lies in such repositories.
 fn repository() -> BTreeMap<String, Vec<u8>> {
@@ -397,4 +250,74 @@ fn a_verb_takes_a_name_for_a_folder_and_a_folder_of_that_name_wins() {
     small_model::write_folder(&dir.path().join("org/name"), 1);
     assert_eq!(generate("other", "1"), (true, answer, String::new()));
     assert!(server.asked().is_empty());
+}
+
+/// A verb beside a cache of its own.
+fn trainer(server: &Server, dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    command.current_dir(dir).args(arguments).env_remove("HF_HUB_CACHE").env_remove("HF_HUB_OFFLINE");
+    command.env("HF_HOME", dir.join("home")).env("HF_ENDPOINT", &server.endpoint).env("HF_TOKEN", TOKEN);
+    command.output().unwrap()
+}
+
+fn files(asked: &[Asked]) -> Vec<&str> {
+    asked
+        .iter()
+        .filter_map(|asked| asked.path.split_once(&format!("/resolve/{COMMIT}/")))
+        .map(|(_, file)| file)
+        .collect()
+}
+
+#[test]
+fn a_config_that_is_not_computed_is_refused_by_name_before_anything_larger_is_asked_for() {
+    let mut files_there = repository();
+    let mut config: serde_json::Value = serde_json::from_slice(&files_there["config.json"]).unwrap();
+    config["architectures"] = json!(["GemmaForCausalLM"]);
+    config["model_type"] = json!("gemma");
+    files_there.insert("config.json".into(), config.to_string().into());
+    let server = Server::new(files_there);
+    let cache = tempfile::tempdir().unwrap();
+    // A second attempt, which finds the config here, is no bolder.
+    for _ in 0..2 {
+        let error = refusal(&server.hub(cache.path()), "org/name");
+        assert!(error.contains("org/name@main: config.json") && error.to_lowercase().contains("gemma"), "{error}");
+        assert!(files(&server.asked()).iter().all(|file| *file == "config.json"));
+    }
+}
+
+#[test]
+fn a_verb_fetches_no_more_of_a_model_than_it_reads() {
+    let server = Server::new(repository());
+    let dir = tempfile::tempdir().unwrap();
+    let done = |arguments: &[&str]| {
+        let output = trainer(&server, dir.path(), arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        server.asked()
+    };
+    let plan = ["plan", "--set", "model.path=org/name"];
+    let asked = done(&plan);
+    assert!(!asked.is_empty() && files(&asked).iter().all(|file| *file == "config.json"), "{asked:?}");
+    assert!(done(&plan).is_empty(), "what is here is not asked for again");
+
+    let row = r#"{"id":"1","lang":"es","instruction":"¿Qué?","instruction_en":"What?","output":"Eso"}"#;
+    fs::write(dir.path().join("rows.jsonl"), row).unwrap();
+    let check = ["data", "check", "rows.jsonl", "--model", "org/name"];
+    let asked = done(&check);
+    assert!(files(&asked).contains(&"tokenizer.json") && files(&asked).contains(&"cctuning.json"), "{asked:?}");
+    assert!(!asked.iter().any(|asked| asked.path.contains("safetensors")), "{asked:?}");
+    assert!(done(&check).is_empty());
+
+    // Who needs the weights fetches what is still missing.
+    done(&["generate", "--folder", "org/name", "--prompt", "x", "--max-new-tokens", "2", "--source", "none"]);
+    assert_model(&server.hub(&dir.path().join("home/hub")).folder(&main_branch()).unwrap(), &server.files);
+}
+
+#[test]
+fn a_fit_writes_nothing_into_the_shared_cache_and_says_how_to_get_a_folder() {
+    let server = Server::new(repository());
+    let dir = tempfile::tempdir().unwrap();
+    let refused = trainer(&server, dir.path(), &["fit", "org/name"]);
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && error.contains("trainer export hf org/name --out"), "{error}");
+    assert!(server.asked().is_empty() && !dir.path().join("home").exists());
 }
