@@ -17,22 +17,20 @@ pub fn on_the_cpu() {
     let prompts = held_out(|_| true);
     assert_eq!(prompts.len(), 22 * 6);
     assert!(prompts.iter().filter(|item| item.output.chars().count() == 1).count() >= 22 * 3);
-    let [vanilla, cc] = as_the_trainer(&demo, &prompts);
-    assert_eq!(vanilla.len(), 6, "{vanilla:?}");
-    // The bundle's maker chose them so: of each language a prompt where the connection helped in three of the families, and one
-    // where it harmed or did nothing in the others.
-    for family in ["question", "entailment", "reading"] {
-        assert!(cc[family] > vanilla[family], "{family}: {cc:?} {vanilla:?}");
+    let mut gains: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (item, [vanilla, cc]) in prompts.iter().zip(as_the_trainer(&demo, &prompts)) {
+        gains.entry(&item.lang).or_default().push(cc - vanilla);
     }
-    for family in ["choice", "story", "summary"] {
-        assert!(cc[family] < vanilla[family], "{family}: {cc:?} {vanilla:?}");
-    }
+    // The bundle's maker put first of each language what the connection helped most, then what it harmed most, where there is
+    // such: of English there may be none that it helped.
+    assert!(gains.len() == 22 && gains.values().all(|gains| gains[0] >= 0.0 && gains[1] <= 0.0), "{gains:?}");
+    assert!(gains.values().filter(|gains| gains[0] > 0.0 && gains[1] < 0.0).count() >= 20, "{gains:?}");
 }
 
 /// One prompt of each family whose answer is a letter or a digit: software that plays a graphics card is slow.
 pub fn on_webgpu(demo: &Demo) {
     let prompts = held_out(|item| item.lang == "sw" && item.output.chars().count() == 1);
-    assert_eq!(prompts.iter().map(|item| item.task.as_str()).collect::<Vec<_>>(), ["choice", "story", "entailment"]);
+    assert_eq!(prompts.len(), 3);
     as_the_trainer(demo, &prompts);
 }
 
@@ -49,14 +47,16 @@ fn held_out(keep: impl Fn(&Item) -> bool) -> Vec<Item> {
     examples().iter().map(of_example).filter(keep).collect()
 }
 
-/// Asks the page and the trainer, and returns what both models earn when the two agree.
-fn as_the_trainer(demo: &Demo, items: &[Item]) -> [Table; 2] {
+/// Asks the page and the trainer, and returns what both models earn with each prompt when the two agree.
+fn as_the_trainer(demo: &Demo, items: &[Item]) -> Vec<[f64; 2]> {
     let prompts: Vec<&str> = items.iter().map(|item| item.instruction.as_str()).collect();
     let models = [Model::Vanilla, Model::Cc];
     let native = models.map(|model| answers_of_the_trainer(model, &prompts));
     let (mut found, mut expected) = ([Table::new(), Table::new()], [Table::new(), Table::new()]);
+    let mut earned = Vec::new();
     for (at, item) in items.iter().enumerate() {
         demo.answer(&item.instruction);
+        let mut both = [0.0; 2];
         for (of, model) in models.into_iter().enumerate() {
             let (tokens, text) = &native[of][at];
             assert_eq!(&demo.tokens(model), tokens, "{}, {model:?}", item.id);
@@ -67,11 +67,13 @@ fn as_the_trainer(demo: &Demo, items: &[Item]) -> [Table; 2] {
             let (shown, native) = (worth(&answer), worth(text));
             *found[of].entry(item.task.clone()).or_default() += shown;
             *expected[of].entry(item.task.clone()).or_default() += native;
+            both[of] = native;
             // What contains the answer to a question on a text is credited, and not marked as the answer itself.
             let is_marked = demo.is_marked_right(model);
             let agrees = if item.task == "reading" { !is_marked || shown == 1.0 } else { is_marked == (shown == 1.0) };
             assert!(agrees, "{}, {model:?}: marked {is_marked}, worth {shown}: `{text}`", item.id);
         }
+        earned.push(both);
     }
     println!("measured: vanilla {:?}, CC-Tuned {:?} of {} prompts", found[0], found[1], items.len());
     for (found, expected) in found.iter().zip(&expected) {
@@ -79,5 +81,5 @@ fn as_the_trainer(demo: &Demo, items: &[Item]) -> [Table; 2] {
         // Answers are right or wrong; in a summary such a mark counts as one more word or character.
         assert!(found.iter().all(|(family, sum)| (sum - expected[family]).abs() < 0.1), "{found:?} {expected:?}");
     }
-    found
+    earned
 }

@@ -27,9 +27,8 @@ pub fn run() -> Result<ExitCode> {
     tools::for_the_browsers()?;
     let native = step("run the native tests", || Ok(cargo_test(&NATIVE)?.plus(cargo_test(&SHARED)?)))?;
     page::build()?;
-    let browsers = step("run the browser tests", || {
-        cargo_test(&["--release", "--locked", "--package", "xtask", "--test", "browser"])
-    })?;
+    // Of the same packages, so that what was built above serves here too.
+    let browsers = step("run the browser tests", || cargo_test(&[&NATIVE[..], &["--test", "browser"]].concat()))?;
     let total = native.plus(browsers);
     ensure!(total.passed + total.failed > 0, "no test was executed");
     let ignored = if total.ignored > 0 { format!(", {} skipped", total.ignored) } else { String::new() };
