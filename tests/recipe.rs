@@ -4,11 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 
 use cctuning::chat::AnchorRule;
+use cctuning::connection::TwoPass;
 use cctuning::decision_maker::Pool;
-use cctuning::generate::Choice;
+use cctuning::generate::{Choice, Stop};
 use cctuning::model::InputEmbedding;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use trainer::precision::Precision;
 use trainer::recipe::{Cc, Place, Preset, Recipe};
 
 #[test]
@@ -77,6 +79,16 @@ fn overrides_win_over_the_file_and_the_file_over_the_preset() {
 fn the_reference_preset_is_the_released_codes_arithmetic() {
     let cc = Recipe::load(Preset::Reference, None, &[]).unwrap().cc;
     assert_eq!((cc.anchor, cc.e, cc.selection), (AnchorRule::RoleToken, InputEmbedding::Anchor, Choice::Gumbel));
+    assert_eq!((cc.two_pass, cc.stop), (TwoPass::Full, Stop::Config));
+}
+
+#[test]
+fn the_papers_hyperparameters_are_those_of_its_full_fine_tuning() {
+    let recipe = Recipe::load(Preset::PaperHparams, None, &[]).unwrap();
+    let optim = recipe.optim;
+    assert_eq!((optim.lr, optim.batch_size, optim.epochs, optim.warmup_ratio), (1e-5, 16, 3, 0.1));
+    assert_eq!((optim.precision, optim.recompute, optim.max_steps), (Precision::Bf16, true, 0));
+    assert_eq!((recipe.data.cutoff, recipe.data.english_cutoff), (1024, 1024));
 }
 
 #[test]

@@ -276,11 +276,11 @@ fn the_noise_of_a_step_depends_on_its_number_and_on_the_seed() {
 }
 
 /// One optimizer step after another from the same start; the length of every weight's way, and the share that moved.
-fn moved_by(optim: &Optim, steps: usize) -> (BTreeMap<String, Vec<f32>>, Vec<f64>) {
+fn moved_by(optim: &Optim, decision_lr_mult: f64, steps: usize) -> (BTreeMap<String, Vec<f32>>, Vec<f64>) {
     let rows = rows();
     let batch: Vec<&Sample> = rows.iter().collect();
     let mut model = trainable(true);
-    let mut optimizer = AdamW::new(optim, 1.0);
+    let mut optimizer = AdamW::new(optim, decision_lr_mult);
     let mut shares = Vec::new();
     for at in 0..steps {
         let result = step(&model, &batch, Method::Cc(&Cc::default()), ONE_BATCH, at);
@@ -292,19 +292,43 @@ fn moved_by(optim: &Optim, steps: usize) -> (BTreeMap<String, Vec<f32>>, Vec<f64
 }
 
 #[test]
+fn the_decision_maker_goes_as_far_as_its_learning_rate_is_multiplied() {
+    let start = tensors(&trainable(true));
+    let way = |decision_lr_mult: f64, name: &str| {
+        let (moved, _) = moved_by(&Optim::default(), decision_lr_mult, 1);
+        let steps = moved[name].iter().zip(&start[name].1).map(|(new, old)| f64::from(new - old).powi(2));
+        steps.sum::<f64>().sqrt()
+    };
+    let (once, others) = (way(1.0, DECISION_MAKER), way(1.0, EMBEDDING));
+    assert!(once > 0.0 && others > 0.0);
+    assert_eq!(way(0.0, DECISION_MAKER), 0.0);
+    assert!((way(10.0, DECISION_MAKER) / once - 10.0).abs() < 0.01);
+    assert_eq!((way(0.0, EMBEDDING), way(10.0, EMBEDDING)), (others, others));
+}
+
+#[test]
+fn the_temperature_changes_what_the_decision_maker_learns_and_not_what_it_chooses() {
+    let (model, rows) = (trainable(true), rows());
+    let at = |tau: f64| run(&model, &rows, &Cc { tau, ..Cc::default() }, ONE_BATCH);
+    let ((loss, warm), (same, cold)) = (at(1.0), at(0.5));
+    assert_eq!(loss, same);
+    assert_ne!(warm[DECISION_MAKER], cold[DECISION_MAKER]);
+}
+
+#[test]
 fn moments_in_bf16_go_nearly_the_same_way() {
-    let (exact, _) = moved_by(&Optim::default(), 6);
+    let (exact, _) = moved_by(&Optim::default(), 1.0, 6);
     let halved = Optim { moments: Precision::Bf16, ..Optim::default() };
-    let (found, _) = moved_by(&halved, 6);
+    let (found, _) = moved_by(&halved, 1.0, 6);
     assert_ne!(found, exact, "bf16 was asked for and f32 kept");
     assert_same(&found, &exact, 1e-2, "moments in bf16");
 }
 
 #[test]
 fn the_share_of_weights_that_moved_is_what_the_next_pass_sees() {
-    let (_, exact) = moved_by(&Optim::default(), 2);
+    let (_, exact) = moved_by(&Optim::default(), 1.0, 2);
     // The embedding is the output head too, so every row of it has a gradient.
     assert!(exact.iter().all(|&share| share > 0.99), "{exact:?}");
-    let (_, rounded) = moved_by(&Optim { precision: Precision::Bf16, ..Optim::default() }, 2);
+    let (_, rounded) = moved_by(&Optim { precision: Precision::Bf16, ..Optim::default() }, 1.0, 2);
     assert!(rounded[0] < exact[0], "steps below bf16's spacing are seen by nobody: {rounded:?} {exact:?}");
 }

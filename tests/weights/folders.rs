@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use cctuning::chat::ChatTemplate;
 use cctuning::checkpoint::{Storage, save_tensors};
 use cctuning::config::{Family, ModelConfig};
+use cctuning::generate::Stop;
 use cctuning::transform_matrix::TRANSFORM_TENSOR;
 use serde_json::{Value, json};
 use trainer::model_folder::{ModelFolder, TRANSFORM_FILE};
@@ -130,7 +131,8 @@ fn a_configuration_keeps_what_is_not_ours() {
     assert_eq!((&written["initializer_range"], &written["bos_token_id"]), (&json!(0.02), &json!(3)));
     assert_eq!(written["torch_dtype"], "bfloat16");
     let stop = made.settings.template.stop_ids(&made.tokenizer).unwrap();
-    assert_eq!(written["eos_token_id"], json!(stop));
+    assert_eq!(written["eos_token_id"], json!([9]));
+    assert_eq!(Stop::Both.ids(&stop, &load(dir.path()).unwrap().config), [&stop[..], &[9]].concat());
     assert_eq!(json_of(&dir.path().join("generation_config.json"))["eos_token_id"], json!(stop));
 }
 

@@ -111,7 +111,10 @@ impl ModelFolder {
         };
         let stop = self.settings.template.stop_ids(&self.tokenizer)?;
         let mut config = self.config.clone();
-        config.eos_token_ids.clone_from(&stop);
+        // What else the model was taught to end on stays known (`cc.stop`); whoever generates reads generation_config.json.
+        if config.eos_token_ids.is_empty() {
+            config.eos_token_ids.clone_from(&stop);
+        }
         // What belongs to the weights that stood here must not be taken for a part of these.
         for former in TRANSFORM_FILES {
             weight_files::remove(&path.join(former))?;
