@@ -8,6 +8,7 @@ use super::evidence::{Evidence, Scores};
 use super::markdown::{self, command, percent, points, verdict};
 use crate::experiment::cell::{Answers, Asked, Measured};
 use crate::experiment::matrix::{Reading, Setting, Training};
+use crate::statistics::mean;
 
 /// One way of training, and of asking.
 type Arm = (Training, Reading);
@@ -103,9 +104,8 @@ fn differences(evidence: &Evidence) -> (String, (String, String)) {
 
 /// Mean over cells, and the range.
 fn over(values: &[f64]) -> String {
-    let mean = crate::statistics::mean(values);
     let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(low, high), &x| (low.min(x), high.max(x)));
-    format!("{mean:.2} ({low:.2} to {high:.2})")
+    format!("{:.2} ({low:.2} to {high:.2})", mean(values))
 }
 
 /// The layers' shares among the prompts that were asked in other languages than English.
@@ -195,7 +195,7 @@ fn by_heart(evidence: &Evidence) -> String {
             if at < width || at + width > losses.len() {
                 continue;
             }
-            let [before, after] = [&losses[at - width..at], &losses[at..at + width]].map(crate::statistics::mean);
+            let [before, after] = [&losses[at - width..at], &losses[at..at + width]].map(mean);
             let name = format!("{} {}", setting.name(), training.name());
             rows.push(vec![name, (epoch + 1).to_string(), format!("{before:.2}"), format!("{after:.2}")]);
         }
