@@ -1,8 +1,12 @@
 //! Proves that a matrix of trainings measures the same twice, goes on where it was killed, never takes a cell for another
 //! one's, and that its report says what its cells say.
 
+#[path = "experiment/figures.rs"]
+mod figures;
 #[path = "experiment/items.rs"]
 mod items;
+#[path = "experiment/shipped.rs"]
+mod shipped;
 mod small_model;
 #[path = "experiment/twice.rs"]
 mod twice;
@@ -16,8 +20,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use trainer::corpus::{self, Corpus, Item};
-use trainer::experiment::cell::{Answered, Answers, Asked, Measured, Shape, Trained};
-use trainer::experiment::matrix::{Group, Profile, Reading, Setting, Training, cells};
+use trainer::experiment::cell::{Answered, Answers, Asked, CELL_FILE, Measured, Shape, Trained};
+use trainer::experiment::matrix::{Cell, Group, Profile, Reading, Setting, Training, cells};
 use trainer::experiment::plan::{Plan, Planned, constants};
 use trainer::experiment::report::{self, Evidence, Scores, constant_answer};
 use trainer::experiment::tsne::tsne;
@@ -56,7 +60,7 @@ fn finished(mut command: Command) -> String {
 fn finished_cells(out: &Path) -> Vec<String> {
     let files = fs::read_dir(out.join("cells")).into_iter().flatten();
     let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| !name.starts_with('.')).filter_map(|name| Some(name.strip_suffix(".json")?.into())).collect()
+    names.filter(|name| !name.starts_with('.')).filter_map(|name| Some(name.strip_suffix(CELL_FILE)?.into())).collect()
 }
 
 /// The cells of a folder by name, without what a clock decides.
@@ -150,11 +154,20 @@ fn prompts(n: usize) -> Vec<Asked> {
     prompts
 }
 
-/// A folder of an experiment whose cells answer as `credit` says.
+/// A folder of an experiment with ML-SFT, CC-Tuning and DFT, whose cells answer as `credit` says.
 fn written(out: &Path, credit: impl Fn(Training, u64, usize, &Asked) -> f64) -> Plan {
+    written_where(out, |cell| cell.group == Group::Main || cell.training == Training::Dft, credit)
+}
+
+/// The same of whatever cells of the setting ML-SFT.
+fn written_where(
+    out: &Path,
+    keep: impl Fn(&Cell) -> bool,
+    credit: impl Fn(Training, u64, usize, &Asked) -> f64,
+) -> Plan {
     let planned: Vec<Planned> = cells(Profile::Full, 4)
         .into_iter()
-        .filter(|cell| cell.setting == Setting::MlSft && (cell.group == Group::Main || cell.training == Training::Dft))
+        .filter(|cell| cell.setting == Setting::MlSft && keep(cell))
         .map(|cell| Planned { id: cell.slug(), cell })
         .collect();
     let constants = ["choice", "question"]
@@ -174,7 +187,7 @@ fn written(out: &Path, credit: impl Fn(Training, u64, usize, &Asked) -> f64) -> 
         let prompts = prompts(8);
         let credits: Vec<f64> =
             prompts.iter().enumerate().map(|(at, asked)| credit(cell.training, cell.seed, at, asked)).collect();
-        let answers = Answers { credits, seconds: 1.0, ..Answers::default() };
+        let answers = Answers { credits, ..Answers::default() };
         let readings = cell.readings.iter().map(|&reading| (reading, answers.clone())).collect();
         let test = Answered { prompts, readings };
         let measured = Measured {
@@ -224,8 +237,7 @@ fn the_report_gives_the_means_and_differences_of_its_cells() {
     assert!(results.contains("| most frequent training answer |  | 75.0 | 75.0 | 75.0 |"), "{results}");
     assert!(results.contains("| facts they ask about |  | 8 | 8 | 16 |"), "{results}");
     assert!(results.contains("13 of 13 cells of profile `full` are measured"), "{results}");
-    for row in ["| DFT | 3 | 62.5 | 62.5 [", "| DFT − ML-SFT | 3 |  | +12.5 [", "| CC-Tuning − DFT | 3 |  | +12.5 ["]
-    {
+    for row in ["| DFT | 3 | 62.5 [", "| DFT − ML-SFT | 3 |  | +12.5 [", "| CC-Tuning − DFT | 3 |  | +12.5 ["] {
         assert!(results.contains(row), "{row} is missing from\n{results}");
     }
     assert!(results.contains("from 0.4000 to 0.2000 at the bottom layer and from 0.3000 to 0.1000"), "{results}");
@@ -280,7 +292,7 @@ fn item(family: &str, lang: &str, at: usize, output: &str) -> Item {
 #[test]
 fn the_constant_answer_is_the_most_frequent_of_training_and_earns_its_share_of_the_test() {
     let train: Vec<Item> = ["no", "yes", "yes"].iter().enumerate().map(|(at, a)| item("choice", "es", at, a)).collect();
-    let corpus = Corpus { base: vec![], train, validation: vec![], test: vec![], pairs: vec![] };
+    let corpus = Corpus { train, validation: vec![], test: vec![], pairs: vec![] };
     assert_eq!(constants(&corpus)["choice"]["es"], "yes");
 
     let corpus = corpus::generate(2506).unwrap();

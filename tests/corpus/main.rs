@@ -12,7 +12,7 @@ mod texts;
 use std::sync::LazyLock;
 use trainer::corpus::family::World;
 use trainer::corpus::split::HeldOut;
-use trainer::corpus::{BaseText, Corpus, Item, generate};
+use trainer::corpus::{BaseText, Corpus, Item, base_text, generate};
 
 /// The shipped corpus.
 pub const SEED: u64 = trainer::inputs::CORPUS_SEED;
@@ -20,6 +20,13 @@ pub const SEED: u64 = trainer::inputs::CORPUS_SEED;
 pub fn corpus() -> &'static Corpus {
     static CORPUS: LazyLock<Corpus> = LazyLock::new(|| generate(SEED).expect("the shipped tables are sound"));
     &CORPUS
+}
+
+/// What its base model reads.
+pub fn base() -> &'static [BaseText] {
+    static BASE: LazyLock<Vec<BaseText>> =
+        LazyLock::new(|| base_text(corpus(), SEED).expect("the shipped tables are sound"));
+    &BASE
 }
 
 pub fn world() -> &'static World {
@@ -33,7 +40,7 @@ pub fn held() -> HeldOut {
 
 /// Id, prompt and answer of every text of a language that training may see: base lines, fine-tuning rows and pairs.
 pub fn seen_texts<'c>(corpus: &'c Corpus, code: &'c str) -> impl Iterator<Item = (&'c str, &'c str, &'c str)> {
-    let base = corpus.base.iter().filter(move |row| row.lang() == code).map(|row| match row {
+    let base = base().iter().filter(move |row| row.lang() == code).map(|row| match row {
         BaseText::Sentence { text, .. } => ("", text.as_str(), ""),
         BaseText::Exchange(item) => (item.id.as_str(), item.instruction.as_str(), item.output.as_str()),
     });

@@ -9,4 +9,5 @@ mod folders;
 mod hugging_face;
 mod memory;
 mod mutations;
+mod plan;
 mod streaming;

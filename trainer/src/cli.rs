@@ -20,7 +20,7 @@ use crate::experiment::{ExperimentArgs, experiment};
 use crate::export::Content;
 use crate::fit::verb::FitArgs;
 use crate::generate::{GenerateArgs, SourceArg};
-use crate::inputs::{CORPUS_SEED, announce, model, prompts, samples, training_samples};
+use crate::inputs::{CORPUS_SEED, announce, model, prompts, renderer, samples, training_samples};
 use crate::interrupt::Interrupt;
 use crate::model_folder::{ModelFolder, TRANSFORM_FILE, save_transform};
 use crate::recipe::{Cc, Data, Place, Preset, Recipe};
@@ -257,7 +257,7 @@ fn dispatch(verb: Verb) -> Result<bool> {
         Verb::Experiment(args) => experiment(&args),
         Verb::Data(DataVerb::Check { args, recipe }) => check(&args, &recipe.load()?, &Interrupt::install()?),
         Verb::Data(DataVerb::Stats) => {
-            print!("{}", corpus::stats(&corpus::generate(CORPUS_SEED)?));
+            print!("{}", corpus::stats(CORPUS_SEED)?);
             Ok(true)
         }
         Verb::Data(DataVerb::Build { args, recipe }) => build(&args, &recipe.load()?, &Interrupt::install()?),
@@ -293,7 +293,8 @@ fn train_one(method: MethodName, recipe: &Recipe) -> Result<bool> {
     let mut folder = model(recipe, &announce())?;
     folder.settings.anchor = recipe.cc.anchor;
     folder.settings.connection = recipe.cc.connection();
-    let samples = training_samples(recipe, &folder)?;
+    let renderer = renderer(recipe, &folder.tokenizer, &folder.settings);
+    let samples = training_samples(recipe, &renderer, &folder.tokenizer_json)?;
     println!("training on {}", describe(&samples));
     let out = &recipe.run.out;
     let model = out.join("model");

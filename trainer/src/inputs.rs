@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use burn::tensor::Device;
+use cctuning::tokenizer::Tokenizer;
 
 use crate::data::Row;
-use crate::model_folder::{ModelFolder, shipped};
+use crate::model_folder::{ModelFolder, Settings, shipped};
 use crate::recipe::{Data, Place, Recipe};
 use crate::sample::{Renderer, Sample};
 use crate::{corpus, device, token_cache};
@@ -29,11 +30,11 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<ModelFolder> {
 }
 
 /// How the recipe turns rows into tokens of a model.
-pub fn renderer<'a>(recipe: &Recipe, folder: &'a ModelFolder) -> Renderer<'a> {
+pub fn renderer<'a>(recipe: &Recipe, tokenizer: &'a Tokenizer, settings: &Settings) -> Renderer<'a> {
     Renderer {
-        tokenizer: &folder.tokenizer,
-        template: folder.settings.template.clone(),
-        anchor: folder.settings.anchor,
+        tokenizer,
+        template: settings.template.clone(),
+        anchor: settings.anchor,
         cutoff: recipe.data.cutoff,
         english_cutoff: recipe.data.english_cutoff,
     }
@@ -41,7 +42,7 @@ pub fn renderer<'a>(recipe: &Recipe, folder: &'a ModelFolder) -> Renderer<'a> {
 
 /// Rows as tokens; what did not fit is said.
 pub fn samples(recipe: &Recipe, folder: &ModelFolder, rows: &[Row]) -> Result<Vec<Sample>> {
-    let (samples, rendered) = renderer(recipe, folder).samples(rows)?;
+    let (samples, rendered) = renderer(recipe, &folder.tokenizer, &folder.settings).samples(rows)?;
     rendered.report();
     Ok(samples)
 }
@@ -50,7 +51,7 @@ pub fn samples(recipe: &Recipe, folder: &ModelFolder, rows: &[Row]) -> Result<Ve
 /// long its gold answer is, and no more than the recipe says.
 pub fn prompts(recipe: &Recipe, folder: &ModelFolder, rows: &[Row], answer: usize) -> Result<Vec<Sample>> {
     let context = folder.model.model.context();
-    let mut renderer = renderer(recipe, folder);
+    let mut renderer = renderer(recipe, &folder.tokenizer, &folder.settings);
     renderer.cutoff = renderer.cutoff.min(context.saturating_sub(answer));
     renderer.english_cutoff = renderer.english_cutoff.min(context);
     let (samples, rendered) = renderer.prompts(rows)?;
@@ -59,15 +60,15 @@ pub fn prompts(recipe: &Recipe, folder: &ModelFolder, rows: &[Row], answer: usiz
 }
 
 /// The rows to train on, from the token cache where they were tokenised before.
-pub fn training_samples(recipe: &Recipe, folder: &ModelFolder) -> Result<Vec<Sample>> {
+pub fn training_samples(recipe: &Recipe, renderer: &Renderer, tokenizer_json: &[u8]) -> Result<Vec<Sample>> {
     let Data { train, cache, .. } = &recipe.data;
-    let Place::Path(file) = train else {
-        let rows: Vec<Row> = corpus::generate(CORPUS_SEED)?.train.iter().map(Row::from).collect();
-        return samples(recipe, folder, &rows);
+    let (samples, rendered) = match train {
+        Place::Builtin => {
+            let rows: Vec<Row> = corpus::generate(CORPUS_SEED)?.train.iter().map(Row::from).collect();
+            renderer.samples(&rows)?
+        }
+        Place::Path(file) => token_cache::samples(cache, file, &recipe.data.reading(), renderer, tokenizer_json)?,
     };
-    let renderer = renderer(recipe, folder);
-    let (samples, rendered) =
-        token_cache::samples(cache, file, &recipe.data.reading(), &renderer, &folder.tokenizer_json)?;
     rendered.report();
     Ok(samples)
 }

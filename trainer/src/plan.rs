@@ -8,22 +8,28 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use cctuning::config::ModelConfig;
+use cctuning::model::InputEmbedding;
 use clap::Args;
 
 use crate::answers::CHUNK;
+use crate::batches::micro_batches;
 use crate::cli::RecipeArgs;
-use crate::hub;
-use crate::memory;
-use crate::model_folder::{load_config, shipped};
+use crate::model_folder::{load_config, shipped, speech};
 use crate::optim::PIECE;
 use crate::precision::Precision;
-use crate::recipe::{Place, Recipe};
+use crate::recipe::{EnglishGrad, Place, Recipe};
+use crate::sample::Sample;
 use crate::step::MethodName;
+use crate::{hub, inputs, memory};
 
-/// Program, threads, tokenizer and what the allocator keeps.
-const PROGRAM: f64 = 80e6;
+/// Program and rows.
+const PROGRAM: f64 = 40e6;
+/// What the allocator keeps for each thread of passes that run side by side.
+const THREAD: f64 = 15e6;
+/// What a tokenizer holds of each word of its vocabulary.
+const WORD: f64 = 430.0;
 /// Tensors of a piece's size that live at once while the optimizer updates it.
-const UPDATE: f64 = 8.0;
+const UPDATE: f64 = 4.0;
 /// Tensors of the logits' size that live at once.
 const LOGITS: f64 = 4.0;
 /// Bytes of a number that is not rounded.
@@ -71,6 +77,39 @@ pub struct Plan {
     pub checkpoint_bytes: f64,
 }
 
+/// The largest micro-batch of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Largest {
+    /// Padded.
+    pub tokens: usize,
+    pub longest_row: usize,
+    pub answer_tokens: usize,
+}
+
+impl Largest {
+    /// That the recipe lets through: as long as it may be, and every token of it an answer's.
+    pub fn allowed(config: &ModelConfig, recipe: &Recipe) -> Self {
+        let longest_row = recipe.data.cutoff.min(config.max_positions);
+        let tokens = recipe.optim.micro_tokens.max(longest_row);
+        Self { tokens, longest_row, answer_tokens: tokens }
+    }
+
+    /// Of some rows, whichever come together.
+    pub fn of(samples: &[Sample], recipe: &Recipe) -> Self {
+        let lengths: Vec<usize> = samples.iter().map(Sample::len).collect();
+        let longest_row = lengths.iter().copied().max().unwrap_or(1);
+        let twin = samples.iter().map(|sample| sample.english.ids.len()).max().unwrap_or(1);
+        let batches = micro_batches(&lengths, recipe.optim.micro_tokens);
+        let padded = |rows: &Vec<usize>| rows.len() * lengths[rows[0]];
+        let answers = |rows: &Vec<usize>| rows.iter().map(|&row| samples[row].answer.len()).sum::<usize>();
+        Self {
+            tokens: batches.iter().map(padded).max().unwrap_or(1).max(twin),
+            longest_row,
+            answer_tokens: batches.iter().map(answers).max().unwrap_or(1),
+        }
+    }
+}
+
 /// Prints the plan, and whether it fits.
 pub fn run(args: &PlanArgs) -> Result<()> {
     let recipe = args.recipe.load()?;
@@ -83,7 +122,11 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         (None, Place::Path(path)) => load_config(&hub::resolve_part(path, hub::Part::Config)?)?,
     };
     let threads = if args.gpu { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
-    let plan = plan(&config, &recipe, args.method == MethodName::Cc, threads);
+    let largest = match rows(args, &recipe)? {
+        Some(samples) => Largest::of(&samples, &recipe),
+        None => Largest::allowed(&config, &recipe),
+    };
+    let plan = plan(&config, &recipe, args.method == MethodName::Cc, threads, largest);
     // How much a GPU has, only its owner knows.
     let here = memory::available().filter(|_| !args.gpu).map(|bytes| bytes as f64);
     let available = args.memory.map(|gib| gib * (1u64 << 30) as f64).or(here);
@@ -95,8 +138,22 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     Ok(())
 }
 
-/// What training `config` by `recipe` needs where `threads` micro-batches run side by side.
-pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize) -> Plan {
+/// The rows that the recipe trains on, in the model's tokens, where it names both or neither.
+fn rows(args: &PlanArgs, recipe: &Recipe) -> Result<Option<Vec<Sample>>> {
+    let model = match (&recipe.model.path, &recipe.data.train) {
+        _ if args.config.is_some() => return Ok(None),
+        (Place::Builtin, _) => shipped("base"),
+        (Place::Path(path), Place::Path(_)) => path.clone(),
+        (Place::Path(_), Place::Builtin) => return Ok(None),
+    };
+    let mut speech = speech(&model, recipe.model.template.named())?;
+    speech.settings.anchor = recipe.cc.anchor;
+    let renderer = inputs::renderer(recipe, &speech.tokenizer, &speech.settings);
+    inputs::training_samples(recipe, &renderer, &speech.tokenizer_json).map(Some)
+}
+
+/// What training `config` by `recipe` needs where `threads` micro-batches, none larger than `largest`, run side by side.
+pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, largest: Largest) -> Plan {
     let ModelConfig { d_model, d_ff, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, .. } = *config;
     let [d, ff, layers, heads, kv, width, vocab] =
         [d_model, d_ff, n_layers, n_heads, n_kv_heads, head_dim, vocab_size].map(|n| n as f64);
@@ -108,8 +165,10 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize) -> 
     let decision = d * layers;
     let gradients = trained + if cc { decision } else { 0.0 };
     let side_by_side = if optim.recompute { 1 } else { threads };
-    // Beside their sum micro-batches have gradients of their own: those that are computed, and one set that waits.
-    let sets = if optim.recompute { 1 } else { side_by_side + 1 + usize::from(side_by_side > 1) };
+    // Beside their sum micro-batches have gradients of their own.
+    let sets = if optim.recompute { 1 } else { side_by_side + 1 };
+    // The twins are read by threads of their own.
+    let pass_threads = if side_by_side > 1 { side_by_side as f64 * if cc { 2.0 } else { 1.0 } } else { 0.0 };
     let moment = if optim.moments == Precision::Bf16 { 2.0 } else { F32 };
     let part = |name, bytes, why: String| Part { name, bytes, why };
     let billions = |n: f64| format!("{:.3} B", n / 1e9);
@@ -121,40 +180,51 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize) -> 
         ),
         part("gradients", F32 * gradients * sets as f64, format!("f32, {sets} at once")),
         part("moments", 2.0 * moment * gradients, format!("two, {} bytes each", moment)),
-        part("program", PROGRAM, "code, threads, tokenizer".into()),
+        part("program", PROGRAM + WORD * vocab + THREAD * pass_threads, "code, rows, tokenizer, threads".into()),
     ];
 
-    // The longest rows that the recipe lets through decide.
-    let seq = recipe.data.cutoff.min(config.max_positions) as f64;
-    let tokens = (optim.micro_tokens as f64).max(seq);
+    let [tokens, seq, answers] = [largest.tokens, largest.longest_row, largest.answer_tokens].map(|n| n as f64);
     let of_layer = tokens * (10.0 * d + 6.0 * heads * width + 5.0 * ff) + 3.0 * tokens * seq * heads;
-    let kept = if optim.recompute { layers * tokens * d + 2.0 * of_layer } else { (layers + 1.0) * of_layer };
-    let rows = (CHUNK as f64 / vocab).max(1.0).min(tokens);
+    // The English pass has a graph only where gradients flow through it.
+    let passes = if cc && recipe.cc.english_grad == EnglishGrad::Full { 2.0 } else { 1.0 };
+    let rounded_block = if optim.precision == Precision::Bf16 { block / 2.0 } else { 0.0 };
+    let kept = match optim.recompute {
+        true => layers * tokens * d + 2.0 * of_layer + rounded_block,
+        false => passes * ((layers + 1.0) * of_layer + layers * rounded_block),
+    };
+    let rows = (CHUNK as f64 / vocab).max(1.0).min(answers);
     let head = LOGITS * rows * vocab + table;
     let rounded = if optim.precision == Precision::Bf16 { table / 2.0 } else { 0.0 };
     // The head goes back first, when no other gradient is there.
     let not_yet = if optim.recompute { F32 * (gradients - table) } else { 0.0 };
+    // Of the head, and of the Decision Maker's question where it has one, beside that of the prompt's tokens.
+    let tables = if cc && recipe.cc.e != InputEmbedding::None { 2.0 } else { 1.0 };
     let biggest = table.max(d * ff);
+    let spent = F32 * gradients * (sets - 1) as f64;
     let passing = vec![
         part(
             "a pass and its way back",
             F32 * kept * side_by_side as f64,
-            format!("{tokens} tokens at once, {}", if optim.recompute { "layer by layer" } else { "the whole graph" }),
+            format!(
+                "{tokens} tokens at once, rows of up to {seq}, {}",
+                if optim.recompute { "layer by layer" } else { "the whole graph" }
+            ),
         ),
         part(
             "logits and the head",
             (F32 * (head + rounded) * side_by_side as f64 - not_yet).max(0.0),
-            format!("{rows:.0} rows at once, beyond the room of gradients still to come"),
+            format!("{rows:.0} answer tokens at once, beyond the room of gradients still to come"),
         ),
         part(
             "gradient of the embedding",
-            F32 * 2.0 * table * side_by_side as f64,
-            "as large as the table, twice".into(),
+            F32 * tables * table * side_by_side as f64,
+            format!("as large as the table, {tables} times"),
         ),
         part(
             "an update",
-            F32 * (UPDATE * biggest.min(PIECE as f64) + if biggest > PIECE as f64 { biggest } else { 0.0 }),
-            "old, new and between".into(),
+            (F32 * (UPDATE * biggest.min(PIECE as f64) + if biggest > PIECE as f64 { biggest } else { 0.0 }) - spent)
+                .max(0.0),
+            "old, new and between, beyond the room of gradients that are summed up".into(),
         ),
     ];
     let sum: f64 = standing.iter().map(|part| part.bytes).sum();

@@ -19,7 +19,8 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 use tokenizers::{TokenizerBuilder, TokenizerImpl};
 
-use crate::corpus::{BaseText, Corpus, Item, LANGUAGES};
+use crate::corpus::{self, BaseText, Corpus, Item, LANGUAGES};
+use crate::inputs::CORPUS_SEED;
 use crate::interrupt::Interrupt;
 use crate::model_folder::{ModelFolder, Settings};
 use crate::recipe::Recipe;
@@ -58,7 +59,8 @@ fn config() -> ModelConfig {
 
 /// Trains tokenizer and model and writes the checkpoint folder `out`. False if a person stopped it.
 pub fn pretrain(corpus: &Corpus, recipe: &Recipe, out: &Path, device: &Device, interrupt: &Interrupt) -> Result<bool> {
-    let tokenizer_json = train_tokenizer(corpus)?;
+    let base = corpus::base_text(corpus, CORPUS_SEED)?;
+    let tokenizer_json = train_tokenizer(&base, &corpus.train)?;
     let tokenizer = Tokenizer::from_json(&tokenizer_json)?;
     let config = config();
     device.seed(recipe.optim.seed);
@@ -77,7 +79,7 @@ pub fn pretrain(corpus: &Corpus, recipe: &Recipe, out: &Path, device: &Device, i
         settings,
         transform: None,
     };
-    let samples = corpus.base.iter().map(|text| sample(text, &folder.tokenizer)).collect::<Result<Vec<_>>>()?;
+    let samples = base.iter().map(|text| sample(text, &folder.tokenizer)).collect::<Result<Vec<_>>>()?;
     let tokens: usize = samples.iter().map(Sample::len).sum();
     println!("{} lines of base text, {tokens} tokens", samples.len());
     match train("pretrain", folder, &samples, Method::Sft, recipe, &out.join("pretraining"), interrupt)? {
@@ -110,10 +112,10 @@ fn sample(line: &BaseText, tokenizer: &Tokenizer) -> Result<Sample> {
 
 /// Byte-level BPE in which every language has the same say: as much text, and its words more than once, so that they
 /// become few tokens.
-fn train_tokenizer(corpus: &Corpus) -> Result<Vec<u8>> {
+fn train_tokenizer(base: &[BaseText], rows: &[Item]) -> Result<Vec<u8>> {
     type Impl = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
     let mut lines: Vec<&str> = Vec::new();
-    let (english, others): (Vec<_>, Vec<_>) = corpus.base.iter().partition(|text| text.lang() == "en");
+    let (english, others): (Vec<_>, Vec<_>) = base.iter().partition(|text| text.lang() == "en");
     let thinned = english.len() * (LANGUAGES.len() - 1) / others.len().max(1);
     for text in others.into_iter().chain(english.into_iter().step_by(thinned.max(1))) {
         match text {
@@ -124,7 +126,7 @@ fn train_tokenizer(corpus: &Corpus) -> Result<Vec<u8>> {
             }
         }
     }
-    lines.extend(corpus.train.iter().flat_map(|item| [item.instruction.as_str(), &item.output]));
+    lines.extend(rows.iter().flat_map(|item| [item.instruction.as_str(), &item.output]));
     let failed = |e: Box<dyn std::error::Error + Send + Sync>| anyhow!("training the tokenizer: {e}");
     let level = ByteLevel::new(false, false, false);
     let words =

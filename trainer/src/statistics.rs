@@ -19,6 +19,11 @@ pub struct Estimate {
     pub high: f64,
 }
 
+impl Estimate {
+    /// Of nothing.
+    const NONE: Self = Self { mean: f64::NAN, stderr: f64::NAN, low: f64::NAN, high: f64::NAN };
+}
+
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
@@ -27,6 +32,17 @@ pub fn mean(values: &[f64]) -> f64 {
 pub fn estimate(values: &[f64], seed: u64) -> Estimate {
     let alone = |cluster| Weighed { block: 0, cluster, weight: 1.0 };
     crossed(&[values.to_vec()], &(0..values.len()).map(alone).collect::<Vec<_>>(), seed)
+}
+
+/// The mean of one value of each run, and its interval over draws of runs: NaN where there is but one.
+pub fn over_runs(values: &[f64], seed: u64) -> Estimate {
+    match values {
+        [alone] => Estimate { mean: *alone, ..Estimate::NONE },
+        _ => {
+            let runs: Vec<Vec<f64>> = values.iter().map(|&value| vec![value]).collect();
+            crossed(&runs, &[Weighed { block: 0, cluster: 0, weight: 1.0 }], seed)
+        }
+    }
 }
 
 /// An item of [`crossed`].
@@ -60,7 +76,7 @@ pub fn crossed(runs: &[Vec<f64>], items: &[Weighed], seed: u64) -> Estimate {
     assert!(runs.iter().all(|run| run.len() == items.len()), "every run has a value for every item");
     let all: f64 = items.iter().map(|item| item.weight).sum();
     if runs.is_empty() || all <= 0.0 {
-        return Estimate { mean: f64::NAN, stderr: f64::NAN, low: f64::NAN, high: f64::NAN };
+        return Estimate::NONE;
     }
     let clusters = clusters(runs, items);
     let mut blocks = vec![(0.0, vec![0.0; runs.len()]); items.iter().map(|item| item.block + 1).max().unwrap_or(0)];
@@ -83,16 +99,42 @@ pub fn crossed(runs: &[Vec<f64>], items: &[Weighed], seed: u64) -> Estimate {
         };
         blocks.iter().zip(&sums).map(block).sum::<f64>()
     };
-    let centre = weighed(&vec![1; clusters.len()], &vec![1.0 / runs.len() as f64; runs.len()]);
+    resampled(runs.len(), clusters.len(), seed, |times, runs| weighed(times, runs))
+}
+
+/// The sum of some values over the sum of others, of the same items and runs, with its interval as [`crossed`] draws it. No
+/// values give NaN.
+///
+/// # Panics
+/// A run has not a value for every item.
+pub fn ratio(above: &[Vec<f64>], below: &[Vec<f64>], items: &[Weighed], seed: u64) -> Estimate {
+    assert!(above.iter().chain(below).all(|run| run.len() == items.len()), "every run has a value for every item");
+    assert_eq!(above.len(), below.len(), "every run has both values");
+    if above.is_empty() || items.is_empty() {
+        return Estimate::NONE;
+    }
+    let [above, below] = [above, below].map(|runs| clusters(runs, items));
+    let sum = |clusters: &[Vec<Part>], times: &[usize], runs: &[f64]| {
+        let of = |part: &Part| part.sums.iter().zip(runs).map(|(sum, run)| sum * run).sum::<f64>();
+        let parts = clusters.iter().zip(times).filter(|(_, times)| **times > 0);
+        parts.map(|(parts, &times)| times as f64 * parts.iter().map(of).sum::<f64>()).sum::<f64>()
+    };
+    let runs = above[0][0].sums.len();
+    resampled(runs, above.len(), seed, |times, runs| sum(&above, times, runs) / sum(&below, times, runs))
+}
+
+/// A statistic of how often each cluster was drawn and of the runs' weights, and its interval over draws of both.
+fn resampled(runs: usize, clusters: usize, seed: u64, mut statistic: impl FnMut(&[usize], &[f64]) -> f64) -> Estimate {
+    let centre = statistic(&vec![1; clusters], &vec![1.0 / runs as f64; runs]);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let fewer = |n: usize| n.saturating_sub(1).max(1);
     let mut draws: Vec<f64> = (0..DRAWS)
         .map(|_| {
-            let (mut of_runs, mut times) = (vec![0.0; runs.len()], vec![0; clusters.len()]);
-            let drawn = fewer(runs.len());
-            (0..drawn).for_each(|_| of_runs[rng.random_range(0..runs.len())] += 1.0 / drawn as f64);
-            (0..fewer(times.len())).for_each(|_| times[rng.random_range(0..clusters.len())] += 1);
-            weighed(&times, &of_runs)
+            let (mut of_runs, mut times) = (vec![0.0; runs], vec![0; clusters]);
+            let drawn = fewer(runs);
+            (0..drawn).for_each(|_| of_runs[rng.random_range(0..runs)] += 1.0 / drawn as f64);
+            (0..fewer(clusters)).for_each(|_| times[rng.random_range(0..clusters)] += 1);
+            statistic(&times, &of_runs)
         })
         .collect();
     draws.sort_by(f64::total_cmp);

@@ -22,9 +22,9 @@ use crate::memory;
 use crate::model_folder::{ModelFolder, load_weights};
 use crate::optim::{AdamW, Stepped};
 use crate::parallel::cores;
-use crate::plan;
+use crate::plan::{self, Largest};
 use crate::progress::Progress;
-use crate::recipe::{Data, Recipe};
+use crate::recipe::Recipe;
 use crate::run_folder::{self, stream_file_atomically, write_file_atomically};
 use crate::sample::Sample;
 use crate::schedule;
@@ -210,11 +210,10 @@ impl ModuleVisitor for Hash<'_> {
     }
 }
 
-/// The most memory that was held, beside the plan for rows as long as the longest there were.
+/// The most memory that was held, beside the plan for these rows.
 fn held(folder: &ModelFolder, recipe: &Recipe, method: Method, samples: &[Sample]) -> String {
-    let longest = samples.iter().map(|sample| sample.len().max(sample.english.ids.len())).max().unwrap_or(1);
-    let recipe = &Recipe { data: Data { cutoff: longest, ..recipe.data.clone() }, ..recipe.clone() };
-    let planned = plan::plan(&folder.config, recipe, matches!(method, Method::Cc(_)), cores(&folder.model)).peak_bytes;
+    let (cc, largest) = (matches!(method, Method::Cc(_)), Largest::of(samples, recipe));
+    let planned = plan::plan(&folder.config, recipe, cc, cores(&folder.model), largest).peak_bytes;
     // What a GPU holds, the process does not.
     match memory::peak().filter(|_| is_cpu(&folder.model.device())) {
         Some(peak) => format!("held {} of memory at most, planned {}", plan::size(peak as f64), plan::size(planned)),

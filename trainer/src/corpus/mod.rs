@@ -8,7 +8,7 @@ pub mod split;
 pub mod text;
 pub mod world;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use family::{Family, HELD_PHRASING, PHRASINGS, Unit, World};
 use serde::Serialize;
 use split::{HeldOut, balanced, hash};
@@ -104,11 +104,9 @@ impl BaseText {
     }
 }
 
-/// Everything a training run reads.
+/// What fine-tuning and evaluation read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corpus {
-    /// Pretraining text: English of every family; other languages' words, sentences and some of their tasks.
-    pub base: Vec<BaseText>,
     /// Fine-tuning triples.
     pub train: Vec<Item>,
     pub validation: Vec<Item>,
@@ -132,6 +130,17 @@ pub fn keys() -> Result<HashMap<String, String>> {
     Ok(World::load()?.units.into_iter().map(|unit| (unit.id, unit.key)).collect())
 }
 
+/// What the base model of a corpus reads: English of every family; other languages' words, sentences and some of their
+/// tasks. `seed` is that of [`generate`].
+///
+/// # Errors
+/// As [`generate`].
+pub fn base_text(corpus: &Corpus, seed: u64) -> Result<Vec<BaseText>> {
+    let world = World::load()?;
+    let held = HeldOut::choose(&world.units, seed);
+    Ok(base_text::base_text(&world, &held, corpus, seed))
+}
+
 /// Builds the corpus.
 ///
 /// # Errors
@@ -139,7 +148,7 @@ pub fn keys() -> Result<HashMap<String, String>> {
 pub fn generate(seed: u64) -> Result<Corpus> {
     let world = World::load()?;
     let held = HeldOut::choose(&world.units, seed);
-    let mut corpus = Corpus { base: vec![], train: vec![], validation: vec![], test: vec![], pairs: vec![] };
+    let mut corpus = Corpus { train: vec![], validation: vec![], test: vec![], pairs: vec![] };
     for (lang, language) in LANGUAGES.iter().enumerate() {
         let code = language.code;
         for (at, family) in Family::ALL.into_iter().enumerate() {
@@ -179,10 +188,29 @@ pub fn generate(seed: u64) -> Result<Corpus> {
             corpus.train.extend(turns.iter().take(TRAIN[at]).map(item));
         }
     }
-    corpus.base = base_text::base_text(&world, &held, &corpus, seed);
     shuffle(&mut corpus.train, seed, "train");
     shuffle(&mut corpus.pairs, seed, "pairs");
     Ok(corpus)
+}
+
+/// The same prompts in some languages, so many of each family, in the phrasing that is held out; language by language, in
+/// the same order.
+///
+/// # Errors
+/// As [`generate`], or a code that is no language of the corpus.
+pub fn parallel(codes: &[&str], per_family: usize, seed: u64) -> Result<Vec<Item>> {
+    let world = World::load()?;
+    let mut items = vec![];
+    for code in codes {
+        let lang = LANGUAGES.iter().position(|language| language.code == *code);
+        let lang = lang.with_context(|| format!("{code:?} is no language of the corpus"))?;
+        for family in Family::ALL {
+            let units = balanced(world.units.iter().filter(|unit| unit.family == family), seed, "parallel");
+            let some = units.into_iter().take(per_family);
+            items.extend(some.map(|unit| world.item(unit, lang, HELD_PHRASING, "parallel", "parallel")));
+        }
+    }
+    Ok(items)
 }
 
 fn shuffle<T>(rows: &mut Vec<T>, seed: u64, salt: &str) {
@@ -193,14 +221,19 @@ fn shuffle<T>(rows: &mut Vec<T>, seed: u64, salt: &str) {
 }
 
 /// Rows per language and split, then per family, as a printed table.
-pub fn stats(corpus: &Corpus) -> String {
+///
+/// # Errors
+/// As [`generate`].
+pub fn stats(seed: u64) -> Result<String> {
+    let corpus = generate(seed)?;
+    let text = base_text(&corpus, seed)?;
     let mut table = format!(
         "{:<12}{:>8}{:>10}{:>8}{:>12}{:>8}{:>8}  script\n",
         "language", "base", "thereof %", "train", "validation", "test", "pairs"
     );
-    let everything: usize = corpus.base.iter().map(BaseText::characters).sum();
+    let everything: usize = text.iter().map(BaseText::characters).sum();
     let mut line = |name: &str, note: &str, base: Option<&dyn Fn(&BaseText) -> bool>, keep: &dyn Fn(&Item) -> bool| {
-        let lines: Vec<_> = corpus.base.iter().filter(|text| base.is_none_or(|keep| keep(text))).collect();
+        let lines: Vec<_> = text.iter().filter(|line| base.is_none_or(|keep| keep(line))).collect();
         let share: usize = lines.iter().map(|text| text.characters()).sum();
         let [train, validation, test, pairs] = [&corpus.train, &corpus.validation, &corpus.test, &corpus.pairs]
             .map(|rows| rows.iter().filter(|item| keep(item)).count());
@@ -219,5 +252,5 @@ pub fn stats(corpus: &Corpus) -> String {
         line(family.name(), "", Some(&own), &|item| item.task == family.name());
     }
     line("all", "", None, &|_| true);
-    table
+    Ok(table)
 }

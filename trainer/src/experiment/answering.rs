@@ -1,7 +1,6 @@
 //! Questions of a split in tokens, and what a model answers to them under one reading.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use anyhow::{Context, Result};
 use cctuning::chat::Prompt;
@@ -98,18 +97,18 @@ impl Answerer<'_> {
         if in_english {
             prompts.iter_mut().for_each(|pair| pair.0 = pair.1);
         }
-        let (options, started) = (self.options(reading)?, Instant::now());
+        let options = self.options(reading)?;
         let (model, config, stopped) = (self.model, &self.folder.config, || interrupt.requested());
         let found = evaluate::answer_until(model, config, transform, &prompts, &options, &stopped)?;
         let Some(found) = found else { return Ok(None) };
-        let mut answers = Answers { seconds: started.elapsed().as_secs_f64(), ..Answers::default() };
+        let mut answers = Answers::default();
         let mut shown: BTreeMap<&str, usize> = BTreeMap::new();
         for ((asked, english), (tokens, connection)) in asked.iter().zip(english).zip(&found) {
             let text = self.folder.tokenizer.decode(tokens)?;
             let (lang, gold) = if in_english { ("en", english) } else { (asked.lang.as_str(), &asked.gold) };
             answers.credits.push(evaluate::credit(&asked.family, lang, &text, gold));
             if let Some(connection) = connection {
-                answers.note(asked, connection, samples.len());
+                answers.note(connection, samples.len());
             }
             let shown = shown.entry(&asked.family).or_default();
             if *shown < SHOWN && asked.foreign() {
@@ -128,14 +127,9 @@ impl Answerer<'_> {
 }
 
 impl Answers {
-    fn note(&mut self, asked: &Asked, connection: &Connection, prompts: usize) {
+    fn note(&mut self, connection: &Connection, prompts: usize) {
         self.vector_norm += f64::from(connection.vector_norm) / prompts as f64;
         self.stream_norm += f64::from(connection.stream_norm) / prompts as f64;
         self.layers.push(connection.layer);
-        if asked.foreign() {
-            let layers = self.selected.entry(asked.family.clone()).or_default();
-            layers.resize(connection.probabilities.len(), 0);
-            layers[connection.layer] += 1;
-        }
     }
 }

@@ -12,6 +12,11 @@ use super::matrix::{Cell, Reading};
 use crate::fit_report::Fitted;
 use crate::run_folder::write_file_atomically;
 
+/// What the file of every cell ends with.
+pub const CELL_FILE: &str = ".json.zst";
+/// Written once and kept in the repository.
+const ZSTD_LEVEL: i32 = 19;
+
 /// A finished cell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
@@ -52,9 +57,6 @@ pub struct Shape {
 pub struct Trained {
     pub rows: usize,
     pub steps: usize,
-    pub tokens: usize,
-    /// Of the steps alone, however often the run was resumed.
-    pub seconds: f64,
     /// By step.
     pub losses: Vec<f64>,
     pub choice: Option<Chosen>,
@@ -78,7 +80,7 @@ pub struct Chosen {
 }
 
 /// The Transform Matrix and how far it can be trusted.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Fit {
     pub pairs: usize,
     pub heldout_pairs: usize,
@@ -86,14 +88,13 @@ pub struct Fit {
     pub rank: usize,
     /// None where the system is singular.
     pub condition: Option<f64>,
-    pub seconds: f64,
     pub own: Error,
     pub heldout: Error,
     /// Of the baselines on the held-out pairs: layer mean, identity, zero.
     pub baselines: [Error; 3],
     pub layers: Vec<LayerError>,
-    /// On the test prompts, by family.
-    pub families: BTreeMap<String, Error>,
+    /// By test prompt and layer; nothing for prompts in English, and nothing at all but for the plain fit.
+    pub misses: Vec<Vec<Miss>>,
     pub curve: Vec<CurvePoint>,
     pub warnings: Vec<String>,
 }
@@ -109,6 +110,11 @@ pub struct LayerError {
     pub own: Error,
     pub heldout: Error,
 }
+
+/// How far one vector of `F W_T` is from the English one, squared; and how far that one is from the mean of its layer over
+/// the test prompts in other languages. R2 is one minus the ratio of their sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Miss(pub f64, pub f64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CurvePoint {
@@ -145,11 +151,8 @@ impl Asked {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Answers {
-    pub seconds: f64,
     /// In the order of the prompts, from 0 to 1.
     pub credits: Vec<f64>,
-    /// By family, how often each layer was taken for a prompt in another language than English.
-    pub selected: BTreeMap<String, Vec<usize>>,
     /// Mean length of the added vector, and of the stream it was added to.
     pub vector_norm: f64,
     pub stream_norm: f64,
@@ -164,6 +167,8 @@ pub struct Answers {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
     pub lang: String,
+    /// The same prompt in another language has the same name.
+    pub unit: String,
     pub x: f64,
     pub y: f64,
 }
@@ -171,10 +176,11 @@ pub struct State {
 /// XTransplant: exact answers when another prompt's activations are put in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Transplanted {
-    /// Prompts that the layers were chosen on, and that were asked then.
+    /// Prompts that the layers were chosen on.
     pub validation: usize,
-    pub asked: usize,
-    pub vanilla: f64,
+    /// The prompts that were asked then, and whether each is answered without a transplant.
+    pub prompts: Vec<Asked>,
+    pub vanilla: Vec<bool>,
     /// By donor.
     pub donors: BTreeMap<String, Donated>,
 }
@@ -184,14 +190,14 @@ pub struct Donated {
     /// From 0.
     pub source: usize,
     pub target: usize,
-    /// Share of exact answers with those layers.
-    pub chosen: f64,
-    /// Share of prompts that any pair of layers answers exactly: the paper's upper bound.
-    pub any: f64,
+    /// By prompt, with those layers.
+    pub chosen: Vec<bool>,
+    /// With whichever pair of layers: the paper's upper bound.
+    pub any: Vec<bool>,
 }
 
 impl Fit {
-    pub fn new(fitted: &Fitted, families: BTreeMap<String, Error>, seconds: f64) -> Self {
+    pub fn new(fitted: &Fitted, misses: Vec<Vec<Miss>>) -> Self {
         let error = |pick: fn(&Judgement) -> cctuning::least_squares::FitReport, of: &Judgement| {
             let report = pick(of);
             Error { mse: report.mse, r2: report.r2 }
@@ -205,12 +211,11 @@ impl Fit {
             rows: fitted.rows,
             rank: fitted.rank,
             condition: fitted.condition.is_finite().then_some(fitted.condition),
-            seconds,
             own: ours(&fitted.train),
             heldout: ours(held),
             baselines: [error(|j| j.layer_mean, held), error(|j| j.identity, held), error(|j| j.zero, held)],
             layers: layers.map(|(own, heldout)| LayerError { own: ours(own), heldout: ours(heldout) }).collect(),
-            families,
+            misses,
             curve: fitted
                 .curve
                 .iter()
@@ -224,12 +229,11 @@ impl Fit {
 impl Measured {
     /// Where the cell of an id stands.
     pub fn path(cells: &Path, id: &str) -> PathBuf {
-        cells.join(format!("{id}.json"))
+        cells.join(format!("{id}{CELL_FILE}"))
     }
 
     pub fn write(&self, cells: &Path) -> Result<()> {
-        let mut bytes = serde_json::to_vec(self)?;
-        bytes.push(b'\n');
+        let bytes = zstd::encode_all(&serde_json::to_vec(self)?[..], ZSTD_LEVEL)?;
         write_file_atomically(&Self::path(cells, &self.id), &bytes)
     }
 
@@ -244,18 +248,14 @@ impl Measured {
         }
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let fault = || format!("{}: expected a finished cell; remove the file to measure it again", path.display());
-        serde_json::from_slice(&bytes).map(Some).with_context(fault)
+        let json = zstd::decode_all(&bytes[..]).with_context(fault)?;
+        serde_json::from_slice(&json).map(Some).with_context(fault)
     }
 
     /// Without what a clock or the machine decides.
     pub fn timeless(mut self) -> Self {
         self.device.clear();
         self.timed = None;
-        self.trained.iter_mut().for_each(|trained| trained.seconds = 0.0);
-        self.fits.values_mut().for_each(|fit| fit.seconds = 0.0);
-        for answered in [&mut self.validation, &mut self.test] {
-            answered.readings.values_mut().for_each(|answers| answers.seconds = 0.0);
-        }
         self
     }
 }

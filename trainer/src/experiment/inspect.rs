@@ -1,101 +1,71 @@
 //! A look inside a trained model: how well a matrix imitates English on the test prompts, and where anchors lie.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use burn::tensor::{Tensor, TensorData};
 use cctuning::tap::{FfnActivations, Site};
 use cctuning::transform_matrix::TransformMatrix;
 
 use super::answering::{Answerer, Questions};
-use super::cell::{Error, State};
+use super::cell::{Miss, State};
 use super::tsne::tsne;
 use crate::batches::micro_batches;
-use crate::corpus::Item;
+use crate::corpus::{self, Item};
 use crate::data::Row;
 use crate::fit::Reading;
-use crate::inputs;
+use crate::inputs::{self, CORPUS_SEED};
 
-/// The languages of Figure 7 and how many prompts of each.
-const LANGUAGES: [&str; 3] = ["es", "sw", "zh"];
-const PROMPTS: usize = 80;
+/// The languages of Figure 7, and how many prompts of each family: the same in every language.
+const LANGUAGES: [&str; 4] = ["en", "es", "sw", "zh"];
+const PER_FAMILY: usize = 10;
 /// Decimals of a place in the plane.
 const GRID: f64 = 1e3;
 
-/// Sums of one family: squared errors, and of the English activations the rows, squares and sums by dimension.
-#[derive(Default)]
-struct Sums {
-    errors: f64,
-    rows: usize,
-    squares: f64,
-    sums: Vec<f64>,
-}
-
-/// Mean squared error and R2 of `F W_T` against the English activations, for each matrix by family, on prompts in other
-/// languages.
+/// How far `F W_T` is from the English activations, by prompt and layer; nothing for prompts in English.
 ///
 /// # Errors
 /// None of its own.
-pub fn errors(
-    transforms: &[&TransformMatrix],
-    reading: Reading,
-    questions: &Questions,
-) -> Result<Vec<BTreeMap<String, Error>>> {
-    let chosen: Vec<usize> = (0..questions.asked.len()).filter(|&at| questions.asked[at].foreign()).collect();
-    let samples: Vec<_> = chosen.iter().map(|&at| &questions.samples[at]).collect();
+pub fn misses(transform: &TransformMatrix, reading: Reading, questions: &Questions) -> Result<Vec<Vec<Miss>>> {
+    let foreign: Vec<usize> = (0..questions.asked.len()).filter(|&at| questions.asked[at].foreign()).collect();
+    let samples: Vec<_> = foreign.iter().map(|&at| &questions.samples[at]).collect();
     let decoder = &reading.model.model;
     let (n_layers, d_model) = (decoder.n_layers(), decoder.embedding().dims()[1]);
     let size = n_layers * d_model;
-    let mut found: Vec<BTreeMap<String, Sums>> = transforms.iter().map(|_| BTreeMap::new()).collect();
+    let mut twins = vec![Vec::new(); samples.len()];
+    let mut found = vec![Vec::new(); questions.asked.len()];
     reading.pairs(&samples, |group, own, english| {
         let shape = [group.len(), n_layers, d_model];
         let own = FfnActivations(Tensor::from_data(TensorData::new(own.to_vec(), shape), &reading.model.device()));
-        for (transform, families) in transforms.iter().zip(&mut found) {
-            let imitated: Vec<f32> = transform.apply(&own).0.into_data().iter::<f32>().collect();
-            for (at, (imitated, english)) in imitated.chunks(size).zip(english.chunks(size)).enumerate() {
-                let sums = families.entry(questions.asked[chosen[group[at]]].family.clone()).or_default();
-                sums.add(imitated, english, d_model);
-            }
+        let imitated: Vec<f32> = transform.apply(&own).0.into_data().iter::<f32>().collect();
+        for ((&row, imitated), english) in group.iter().zip(imitated.chunks(size)).zip(english.chunks(size)) {
+            let layers = imitated.chunks(d_model).zip(english.chunks(d_model));
+            found[foreign[row]] = layers.map(|(a, b)| Miss(squared(a, b), 0.0)).collect();
+            twins[row] = english.to_vec();
         }
         Ok(true)
     })?;
-    let judged = |mut families: BTreeMap<String, Sums>| {
-        families.retain(|_, sums| sums.rows > n_layers);
-        families.into_iter().map(|(family, sums)| (family, sums.error(d_model))).collect()
-    };
-    Ok(found.into_iter().map(judged).collect())
-}
-
-impl Sums {
-    fn add(&mut self, imitated: &[f32], english: &[f32], d_model: usize) {
-        self.sums.resize(d_model, 0.0);
-        for (imitated, english) in imitated.chunks(d_model).zip(english.chunks(d_model)) {
-            self.rows += 1;
-            for (dimension, (&a, &b)) in imitated.iter().zip(english).enumerate() {
-                let (a, b) = (f64::from(a), f64::from(b));
-                self.errors += (a - b).powi(2);
-                self.squares += b * b;
-                self.sums[dimension] += b;
-            }
+    let mean = |at: usize| twins.iter().map(|twin: &Vec<f32>| f64::from(twin[at])).sum::<f64>() / twins.len() as f64;
+    let means: Vec<f32> = (0..size).map(|at| mean(at) as f32).collect();
+    for (twin, &at) in twins.iter().zip(&foreign) {
+        for ((miss, own), mean) in found[at].iter_mut().zip(twin.chunks(d_model)).zip(means.chunks(d_model)) {
+            miss.1 = squared(own, mean);
         }
     }
-
-    fn error(&self, d_model: usize) -> Error {
-        let spread = self.squares - self.sums.iter().map(|sum| sum * sum).sum::<f64>() / self.rows as f64;
-        Error { mse: self.errors / (self.rows * d_model) as f64, r2: 1.0 - self.errors / spread.max(1e-300) }
-    }
+    Ok(found)
 }
 
-/// Where the last block leaves the anchors of some prompts, laid out in the plane by t-SNE.
+/// The squared distance, to four digits: there is one for every prompt and layer of a cell.
+fn squared(a: &[f32], b: &[f32]) -> f64 {
+    let sum: f64 = a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum();
+    format!("{sum:.3e}").parse().unwrap_or(sum)
+}
+
+/// Where the last block leaves the anchors of the same prompts in some languages, laid out in the plane by t-SNE.
 ///
 /// # Errors
 /// A prompt that cannot be rendered.
-pub fn states(answerer: &Answerer, items: &[Item]) -> Result<Vec<State>> {
-    let of = |lang: &'static str| items.iter().filter(move |item| item.lang == lang).take(PROMPTS);
-    let rows: Vec<Row> = LANGUAGES.iter().flat_map(|lang| of(lang)).map(Row::from).collect();
-    if rows.is_empty() {
-        return Ok(Vec::new());
-    }
+pub fn states(answerer: &Answerer) -> Result<Vec<State>> {
+    let items = corpus::parallel(&LANGUAGES, PER_FAMILY, CORPUS_SEED)?;
+    let rows: Vec<Row> = items.iter().map(Row::from).collect();
     let samples = inputs::samples(answerer.recipe, answerer.folder, &rows)?;
     let token_budget = answerer.recipe.optim.micro_tokens;
     let reading = Reading { model: answerer.model, site: Site::Block, token_budget };
@@ -110,9 +80,11 @@ pub fn states(answerer: &Answerer, items: &[Item]) -> Result<Vec<State>> {
     }
     let round = |value: f64| (value * GRID).round() / GRID;
     let places = tsne(&points, answerer.recipe.cc.seed);
-    Ok(samples
-        .into_iter()
-        .zip(places)
-        .map(|(sample, [x, y])| State { lang: sample.lang, x: round(x), y: round(y) })
-        .collect())
+    let state = |(item, [x, y]): (Item, [f64; 2])| State {
+        unit: item.unit().into(),
+        lang: item.lang,
+        x: round(x),
+        y: round(y),
+    };
+    Ok(items.into_iter().zip(places).map(state).collect())
 }

@@ -287,7 +287,7 @@ pub fn cells(profile: Profile, n_layers: usize) -> Vec<Cell> {
         if plain && training == Training::Cc && seed < profile.ablation_seeds() {
             cell.readings.extend(Reading::CONTROLS);
         }
-        cell.curve = plain && training == Training::Cc && seed == 0;
+        cell.curve = plain && training == Training::Cc;
         cell.states = plain && seed == 0;
         cell.transplants = profile == Profile::Full && plain && training == Training::Sft && seed == 0;
         if cell.transplants {

@@ -88,7 +88,7 @@ impl Place<'_> {
         let decisive = &cell.readings[..1];
         let Some(validated) = self.answered(&answerer, &validation, decisive, &fits)? else { return Ok(None) };
         let Some(tested) = self.answered(&answerer, &test, &cell.readings, &fits)? else { return Ok(None) };
-        let states = if cell.states { inspect::states(&answerer, &self.corpus.test)? } else { Vec::new() };
+        let states = if cell.states { inspect::states(&answerer)? } else { Vec::new() };
         let transplanted = match cell.transplants {
             true => match transplanting::transplanted(&answerer, self.corpus, self.interrupt)? {
                 Some(found) => Some(found),
@@ -182,7 +182,7 @@ impl Place<'_> {
         let rows: Vec<Row> = self.corpus.pairs.iter().map(Row::from).collect();
         let pairs = inputs::samples(recipe, folder, &rows)?;
         let read = fit::Reading { model, site: recipe.cc.site, token_budget: recipe.optim.micro_tokens };
-        let mut fitted: BTreeMap<Reading, (Fitted, f64)> = BTreeMap::new();
+        let mut fitted: BTreeMap<Reading, Fitted> = BTreeMap::new();
         for reading in needed {
             if fitted.contains_key(&reading) {
                 continue;
@@ -190,16 +190,17 @@ impl Place<'_> {
             let overrides: Vec<String> =
                 reading.fit().unwrap_or_default().iter().map(|text| text.to_string()).collect();
             let settings = recipe.with(&overrides)?.transform;
-            let started = Instant::now();
             let drawn = curve && reading == Reading::Transform;
             let Some(found) = fit::fit(read, &pairs, &settings, drawn, self.interrupt)? else { return Ok(None) };
-            fitted.insert(reading, (found, started.elapsed().as_secs_f64()));
+            fitted.insert(reading, found);
         }
-        let transforms: Vec<_> = fitted.values().map(|(found, _)| &found.transform).collect();
-        let errors = inspect::errors(&transforms, read, test)?;
-        for ((&reading, (found, seconds)), families) in fitted.iter().zip(errors) {
+        for (reading, found) in fitted {
+            let misses = match reading {
+                Reading::Transform => inspect::misses(&found.transform, read, test)?,
+                _ => Vec::new(),
+            };
             let folded = found.transform.fold(model.model.decision_maker());
-            fits.insert(reading, (Fit::new(found, families, *seconds), folded));
+            fits.insert(reading, (Fit::new(&found, misses), folded));
         }
         Ok(Some(fits))
     }
@@ -282,12 +283,7 @@ impl Trained {
         let entries: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
         let number = |entry: &Value, key: &str| entry[key].as_f64().unwrap_or(0.0);
         let mut trained = Self { rows, steps: entries.len(), ..Self::default() };
-        for entry in &entries {
-            let tokens = number(entry, "tokens");
-            trained.tokens += tokens as usize;
-            trained.seconds += tokens / number(entry, "tokens_per_second").max(1e-9);
-            trained.losses.push((number(entry, "loss") * 1e5).round() / 1e5);
-        }
+        trained.losses = entries.iter().map(|entry| (number(entry, "loss") * 1e5).round() / 1e5).collect();
         let part = entries.len().div_ceil(10);
         let (first, last) = (&entries[..part], &entries[entries.len() - part..]);
         // A method says the same of itself at every step.

@@ -18,7 +18,7 @@ use crate::run_folder::{file_sha256, write_file_atomically};
 
 pub const PLAN_FILE: &str = "plan.json";
 /// Raised when cells begin to mean something else.
-const MEANING: u32 = 2;
+const MEANING: u32 = 3;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {

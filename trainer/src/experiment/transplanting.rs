@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::answering::{Answerer, Questions};
-use super::cell::{Donated, Transplanted};
+use super::cell::{Asked, Donated, Transplanted};
 use crate::corpus::{Corpus, Item};
 use crate::evaluate;
 use crate::interrupt::Interrupt;
@@ -19,6 +19,7 @@ const PER_FAMILY: usize = 1;
 
 /// For every donor whether each prompt is answered exactly, by target and source layer.
 struct Grids {
+    asked: Vec<Asked>,
     vanilla: Vec<bool>,
     donors: BTreeMap<&'static str, Vec<Vec<bool>>>,
 }
@@ -36,20 +37,13 @@ pub fn transplanted(answerer: &Answerer, corpus: &Corpus, interrupt: &Interrupt)
         let right = |at: usize| chosen.iter().filter(|cells| cells[at]).count();
         // Of equally good pairs the first.
         let best = (0..n * n).rev().max_by_key(|&at| right(at)).unwrap_or(0);
-        let share = |is: &dyn Fn(&Vec<bool>) -> bool| {
-            prompts.iter().filter(|cells| is(cells)).count() as f64 / prompts.len() as f64
-        };
-        let chosen = share(&|cells| cells[best]);
-        let any = share(&|cells| cells.contains(&true));
+        let chosen = prompts.iter().map(|cells| cells[best]).collect();
+        let any = prompts.iter().map(|cells| cells.contains(&true)).collect();
         (donor.to_string(), Donated { source: best % n, target: best / n, chosen, any })
     });
-    let vanilla = test.vanilla.iter().filter(|&&right| right).count() as f64 / test.vanilla.len() as f64;
-    Ok(Some(Transplanted {
-        validation: validation.vanilla.len(),
-        asked: test.vanilla.len(),
-        vanilla,
-        donors: donors.collect(),
-    }))
+    let donors = donors.collect();
+    let (validation, Grids { asked, vanilla, .. }) = (validation.vanilla.len(), test);
+    Ok(Some(Transplanted { validation, prompts: asked, vanilla, donors }))
 }
 
 fn grids(answerer: &Answerer, items: &[Item], interrupt: &Interrupt) -> Result<Option<Grids>> {
@@ -57,9 +51,9 @@ fn grids(answerer: &Answerer, items: &[Item], interrupt: &Interrupt) -> Result<O
     let limit = recipe.eval.limit;
     recipe.eval.limit = if limit == 0 { PER_FAMILY } else { limit.min(PER_FAMILY) };
     let foreign: Vec<Item> = items.iter().filter(|item| item.lang != "en").cloned().collect();
-    let samples = Questions::new(&recipe, answerer.folder, &foreign)?.samples;
+    let Questions { samples, asked, .. } = Questions::new(&recipe, answerer.folder, &foreign)?;
     let others = evaluate::others(samples.len(), recipe.cc.seed)?;
-    let mut grids = Grids { vanilla: Vec::new(), donors: BTreeMap::new() };
+    let mut grids = Grids { asked, vanilla: Vec::new(), donors: BTreeMap::new() };
     let mut progress = Progress::new("  transplants", samples.len(), 0);
     for (at, sample) in samples.iter().enumerate() {
         let config = &answerer.folder.config;

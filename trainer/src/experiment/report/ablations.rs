@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Section;
 use super::evidence::{Evidence, Scores};
-use super::markdown::{self, command, interval, percent, points, verdict};
+use super::markdown::{self, command, interval, points, verdict};
 use crate::experiment::cell::{Asked, Measured};
 use crate::experiment::matrix::{Cell, Group, Profile, Reading, Setting, Training};
 use crate::plot::{Bar, Bars, Series};
@@ -57,17 +57,14 @@ fn compared(evidence: &Evidence, group: Group, main: &str) -> (String, String) {
         let scores = Scores::of(cells, Reading::Transform, Asked::foreign);
         let against = scores.minus(&Scores::of(reference, Reading::Transform, Asked::foreign));
         let twin = Scores::of(cells, Reading::Parallel, Asked::foreign);
-        let estimate = scores.estimate();
         let is_main = name == main;
-        let validation: Vec<f64> =
-            cells.iter().map(|cell| Scores::validation(cell, Reading::Transform, Asked::foreign).centre()).collect();
-        let validation = validation.iter().sum::<f64>() / validation.len() as f64;
+        let validation = Scores::validation(cells, Reading::Transform, Asked::foreign);
         rows.push(vec![
             name.clone(),
             scores.seeds().to_string(),
-            percent(validation),
-            interval(&estimate),
-            percent(twin.centre()),
+            interval(&validation.estimate()),
+            interval(&scores.estimate()),
+            interval(&twin.estimate()),
             if is_main { "–".into() } else { points(&against.estimate) },
             points(&scores.minus(&plain(name)).estimate),
         ]);

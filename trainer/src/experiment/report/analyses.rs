@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::Section;
-use super::evidence::Evidence;
-use super::markdown::{self, command, percent};
-use crate::experiment::cell::Measured;
+use super::evidence::{Evidence, Scores};
+use super::markdown::{self, command, decimals, interval, within};
+use super::{SEED, Section};
+use crate::experiment::cell::{CurvePoint, State};
 use crate::experiment::matrix::{Reading, Setting, Training};
 use crate::plot::{Chart, Line, Panel, Scatter};
+use crate::statistics::{Estimate, Weighed, crossed, mean, over_runs};
 
 /// Points of a loss curve.
 const LOSS_POINTS: usize = 60;
@@ -15,77 +16,91 @@ const LOSS_POINTS: usize = 60;
 /// Figure 5.
 pub fn pairs(evidence: &Evidence) -> Section {
     let cells = evidence.of(Setting::MlSft, Training::Cc, "");
-    let found = cells.iter().find_map(|cell| {
-        let fit = cell.fits.get(&Reading::Transform).filter(|fit| !fit.curve.is_empty())?;
-        Some((cell, fit))
-    });
+    let curves = cells.iter().filter_map(|cell| Some(&cell.fits.get(&Reading::Transform)?.curve));
+    let curves: Vec<&Vec<CurvePoint>> = curves.filter(|curve| !curve.is_empty()).collect();
     let title = "Figure 5: error of W_T against the number of pairs".to_string();
-    let Some((cell, fit)) = found else {
+    let (Some(first), Some(cell)) = (curves.first(), cells.first()) else {
         return Section { title, text: "Not measured yet.\n".into(), files: Vec::new() };
     };
-    let rows: Vec<Vec<String>> = fit
-        .curve
-        .iter()
-        .map(|p| vec![p.pairs.to_string(), p.rows.to_string(), p.own_mse.to_string(), p.heldout_mse.to_string()])
+    // Every seed draws as many pairs.
+    let over = |at: usize, of: fn(&CurvePoint) -> f64| {
+        over_runs(&curves.iter().filter_map(|curve| curve.get(at)).map(of).collect::<Vec<_>>(), SEED)
+    };
+    let points: Vec<(&CurvePoint, Estimate, Estimate)> = (0..first.len())
+        .map(|at| (&first[at], over(at, |point| point.own_mse), over(at, |point| point.heldout_mse)))
         .collect();
-    let line = |name: &str, of: fn(&crate::experiment::cell::CurvePoint) -> f64| Line {
+    let row = |(point, own, held): &(&CurvePoint, Estimate, Estimate)| {
+        let numbers = [own, held].into_iter().flat_map(|error| [error.mean, error.low, error.high]);
+        [point.pairs.to_string(), point.rows.to_string()].into_iter().chain(numbers.map(|x| x.to_string())).collect()
+    };
+    let rows: Vec<Vec<String>> = points.iter().map(row).collect();
+    let line = |name: &str, of: fn(&(&CurvePoint, Estimate, Estimate)) -> f64| Line {
         name: name.into(),
-        points: fit.curve.iter().map(|point| (point.pairs as f64, of(point))).collect(),
+        points: points.iter().map(|point| (point.0.pairs as f64, of(point))).collect(),
     };
     let d_model = cell.model.d_model;
     let chart = Chart {
         title: "Error of W_T against the number of pairs".into(),
-        subtitle: format!("{}; the line marks rows = d_model = {d_model}", cell.cell.name()),
+        subtitle: format!("mean over {} seeds; the line marks rows = d_model = {d_model}", curves.len()),
         x: "pairs".into(),
         y: "MSE".into(),
         logarithmic: (true, true),
         y_range: None,
         mark: Some((d_model as f64 / cell.model.n_layers as f64, "rows = d".into())),
-        lines: vec![line("held out", |point| point.heldout_mse), line("its own pairs", |point| point.own_mse)],
+        lines: vec![line("held out", |point| point.2.mean), line("its own pairs", |point| point.1.mean)],
     };
-    let (first, last) = (&fit.curve[0], &fit.curve[fit.curve.len() - 1]);
-    let worst = fit.curve.iter().max_by(|a, b| a.heldout_mse.total_cmp(&b.heldout_mse)).unwrap_or(last);
+    let (first, last) = (&points[0], &points[points.len() - 1]);
+    let worst = points.iter().max_by(|a, b| a.2.mean.total_cmp(&b.2.mean)).unwrap_or(last);
+    let error = |estimate: &Estimate| within(estimate, |value| format!("{value:.1e}"));
     let text = format!(
-        "{}\n\n![Figure 5](figures/figure-5.svg)\n\nFrom {} to {} pairs the error on the fitted pairs goes from {:.1e} to {:.1e}, \
-         on held-out pairs from {:.1e} to {:.1e}, at most {:.1e} with {} pairs. With fewer rows than d_model the matrix fits its \
+        "{}\n\n![Figure 5](figures/figure-5.svg)\n\nFrom {} to {} pairs the error on the fitted pairs goes from {} to {}, \
+         on held-out pairs from {} to {}, at most {} with {} pairs ({} seeds). With fewer rows than d_model the matrix fits its \
          own pairs whatever they are, so an error near zero (the paper's 1e-36) says nothing of it.\n",
         command(&evidence.plan.command, "main"),
-        first.pairs,
-        last.pairs,
-        first.own_mse,
-        last.own_mse,
-        first.heldout_mse,
-        last.heldout_mse,
-        worst.heldout_mse,
-        worst.pairs
+        first.0.pairs,
+        last.0.pairs,
+        error(&first.1),
+        error(&last.1),
+        error(&first.2),
+        error(&last.2),
+        error(&worst.2),
+        worst.0.pairs,
+        curves.len()
     );
-    let head = ["pairs", "rows", "own_mse", "heldout_mse"];
+    let head = ["pairs", "rows", "own_mse", "own_low", "own_high", "heldout_mse", "heldout_low", "heldout_high"];
     let files = vec![("figure-5.svg".into(), chart.svg()), ("figure-5.csv".into(), markdown::csv(&head, &rows))];
     Section { title, text, files }
 }
 
-/// Figure 6: seed 0 of every setting.
+/// Figure 6.
 pub fn losses(evidence: &Evidence) -> Section {
     let mut text = format!("{}\n\n", command(&evidence.plan.command, "main"));
     let (mut files, mut data) = (Vec::new(), Vec::new());
     for setting in Setting::ALL {
-        let lines: Vec<(Training, Vec<(f64, f64)>)> = [Training::Sft, Training::Cc, Training::Dft]
-            .into_iter()
-            .filter_map(|training| Some((training, smooth(evidence.of(setting, training, "").first()?))))
-            .collect();
-        if lines.is_empty() {
+        let curves = [Training::Sft, Training::Cc, Training::Dft].map(|training| {
+            let cells = evidence.of(setting, training, "");
+            let losses = cells.iter().filter_map(|cell| Some(smooth(&cell.trained.as_ref()?.losses)));
+            (training, losses.filter(|losses| !losses.is_empty()).collect::<Vec<_>>())
+        });
+        let curves: Vec<_> = curves.into_iter().filter(|(_, seeds)| !seeds.is_empty()).collect();
+        if curves.is_empty() {
             continue;
         }
-        for (training, points) in &lines {
-            let row = |&(step, loss): &(f64, f64)| {
-                vec![setting.name().into(), training.name().into(), step.to_string(), loss.to_string()]
-            };
-            data.extend(points.iter().map(row));
+        let (mut lines, mut ends) = (Vec::new(), Vec::new());
+        for (training, seeds) in &curves {
+            let over = |at: usize| over_runs(&seeds.iter().map(|losses| losses[at].1).collect::<Vec<_>>(), SEED);
+            // Seeds see as many rows; a drawn setting may lack a few of them.
+            let shortest = seeds.iter().map(Vec::len).min().unwrap_or(0);
+            let points: Vec<(f64, Estimate)> = (0..shortest).map(|at| (seeds[0][at].0, over(at))).collect();
+            data.extend(points.iter().map(|(step, loss)| {
+                let numbers = [*step, loss.mean, loss.low, loss.high].map(|value| value.to_string());
+                [vec![setting.name().to_string(), training.name().into()], numbers.to_vec()].concat()
+            }));
+            let last = within(&points[shortest - 1].1, decimals(3));
+            ends.push(format!("{} {last} ({} seeds)", training.name(), seeds.len()));
+            let points = points.into_iter().map(|(step, loss)| (step, loss.mean)).collect();
+            lines.push(Line { name: training.name().into(), points });
         }
-        let ends: Vec<String> = lines
-            .iter()
-            .filter_map(|(training, points)| Some(format!("{} {:.3}", training.name(), points.last()?.1)))
-            .collect();
         let name = format!("figure-6-{}.svg", setting.name().trim_start_matches('+').to_lowercase());
         let _ = writeln!(
             text,
@@ -96,29 +111,26 @@ pub fn losses(evidence: &Evidence) -> Section {
         );
         let chart = Chart {
             title: format!("Training loss, {}", setting.name()),
-            subtitle: "mean per answer token, means of neighbouring steps, seed 0".into(),
+            subtitle: "mean per answer token, means of neighbouring steps and over seeds".into(),
             x: "step".into(),
             y: "loss".into(),
             logarithmic: (false, false),
             y_range: None,
             mark: None,
-            lines: lines.into_iter().map(|(t, points)| Line { name: t.name().into(), points }).collect(),
+            lines,
         };
         files.push((name, chart.svg()));
     }
-    files.push(("figure-6.csv".into(), markdown::csv(&["setting", "training", "step", "loss"], &data)));
+    let head = ["setting", "training", "step", "loss", "low", "high"];
+    files.push(("figure-6.csv".into(), markdown::csv(&head, &data)));
     Section { title: "Figure 6: loss curves".into(), text, files }
 }
 
-/// Means of neighbouring steps.
-fn smooth(cell: &&Measured) -> Vec<(f64, f64)> {
-    let Some(trained) = &cell.trained else { return Vec::new() };
-    let width = trained.losses.len().div_ceil(LOSS_POINTS).max(1);
-    let mean = |(at, losses): (usize, &[f64])| {
-        let middle = (at * width) as f64 + (losses.len() + 1) as f64 / 2.0;
-        (middle, losses.iter().sum::<f64>() / losses.len() as f64)
-    };
-    trained.losses.chunks(width).enumerate().map(mean).collect()
+/// Means of neighbouring steps, and the middle of them.
+fn smooth(losses: &[f64]) -> Vec<(f64, f64)> {
+    let width = losses.len().div_ceil(LOSS_POINTS).max(1);
+    let middle = |at: usize, n: usize| (at * width) as f64 + (n + 1) as f64 / 2.0;
+    losses.chunks(width).enumerate().map(|(at, losses)| (middle(at, losses.len()), mean(losses))).collect()
 }
 
 /// Figure 7.
@@ -126,7 +138,7 @@ pub fn states(evidence: &Evidence) -> Section {
     let title = "Figure 7: where anchors lie".to_string();
     let arms = [(Training::Nothing, "before"), (Training::Sft, "after ML-SFT"), (Training::Cc, "after CC-Tuning")];
     let mut names: Vec<String> = Vec::new();
-    let (mut panels, mut data) = (Vec::new(), Vec::new());
+    let (mut panels, mut data, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     for (training, name) in arms {
         let cells = evidence.of(Setting::MlSft, training, "");
         let Some(cell) = cells.iter().find(|cell| !cell.states.is_empty()) else { continue };
@@ -137,44 +149,62 @@ pub fn states(evidence: &Evidence) -> Section {
                 names.len() - 1
             });
             points.push((state.x, state.y, at));
-            data.push(vec![name.into(), state.lang.clone(), state.x.to_string(), state.y.to_string()]);
+            let place = [state.x, state.y].map(|value| value.to_string());
+            data.push([vec![name.into(), state.lang.clone(), state.unit.clone()], place.to_vec()].concat());
         }
+        let shares = [same_language(&cell.states), same_prompt(&cell.states)].map(|share| interval(&share));
+        rows.push([vec![name.into()], shares.to_vec(), vec![cell.states.len().to_string()]].concat());
         panels.push(Panel { title: name.into(), points });
     }
     if panels.is_empty() {
         return Section { title, text: "Not measured yet.\n".into(), files: Vec::new() };
     }
-    let apart: Vec<String> =
-        panels.iter().map(|panel| format!("{:.0} % {}", 100.0 * neighbours(panel), panel.title)).collect();
+    let head =
+        ["model", "nearest is of the same language, %", "nearest of another language is the same prompt, %", "n"];
     let text = format!(
-        "{}\n\n![Figure 7](figures/figure-7.svg)\n\nThe last block's output at the anchors of test prompts in three languages, \
-         read without a connection, by exact t-SNE with a fixed seed. The share of prompts whose nearest neighbour in the picture \
-         is of the same language is {}.\n",
+        "{}\n\n![Figure 7](figures/figure-7.svg)\n\nThe last block's output at the anchors of the same prompts in {} languages, \
+         read without a connection, by exact t-SNE with a fixed seed (seed 0). Neighbours in the picture; intervals over prompts:\n\n{}",
         command(&evidence.plan.command, "main"),
-        apart.join(", ")
+        names.len(),
+        markdown::table(&head, &rows)
     );
     let scatter = Scatter {
-        title: "Anchor states of three languages".into(),
+        title: "Anchor states of the same prompts".into(),
         subtitle: "t-SNE of the last block's output at the anchor; each panel is laid out by itself".into(),
         names,
         panels,
     };
-    let head = ["model", "language", "x", "y"];
+    let head = ["model", "language", "prompt", "x", "y"];
     let files = vec![("figure-7.svg".into(), scatter.svg()), ("figure-7.csv".into(), markdown::csv(&head, &data))];
     Section { title, text, files }
 }
 
-/// Share of points whose nearest neighbour has the same name.
-fn neighbours(panel: &Panel) -> f64 {
-    let same = |(at, &(x, y, name)): (usize, &(f64, f64, usize))| {
-        let others = panel.points.iter().enumerate().filter(|(other, _)| *other != at);
-        let nearest = others.min_by(|(_, a), (_, b)| {
-            let distance = |p: &(f64, f64, usize)| (p.0 - x).powi(2) + (p.1 - y).powi(2);
-            distance(a).total_cmp(&distance(b))
-        });
-        nearest.is_some_and(|(_, found)| found.2 == name)
-    };
-    panel.points.iter().enumerate().filter(|&point| same(point)).count() as f64 / panel.points.len() as f64
+/// Share of states whose nearest neighbour is of the same language.
+fn same_language(states: &[State]) -> Estimate {
+    over_prompts(states, |state| nearest(states, state, |_| true).is_some_and(|found| found.lang == state.lang))
+}
+
+/// Share of states whose nearest neighbour in the other languages is the same prompt.
+fn same_prompt(states: &[State]) -> Estimate {
+    let other = |state: &State| nearest(states, state, |other| other.lang != state.lang);
+    over_prompts(states, |state| other(state).is_some_and(|found| found.unit == state.unit))
+}
+
+fn nearest<'s>(states: &'s [State], state: &State, keep: impl Fn(&State) -> bool) -> Option<&'s State> {
+    let distance = |other: &State| (other.x - state.x).powi(2) + (other.y - state.y).powi(2);
+    let others = states.iter().filter(|&other| !std::ptr::eq(other, state) && keep(other));
+    others.min_by(|a, b| distance(a).total_cmp(&distance(b)))
+}
+
+/// The share of states of which something holds; a prompt is drawn with all its languages.
+fn over_prompts(states: &[State], holds: impl Fn(&State) -> bool) -> Estimate {
+    let mut units: Vec<&str> = states.iter().map(|state| state.unit.as_str()).collect();
+    units.sort_unstable();
+    units.dedup();
+    let cluster = |state: &State| units.binary_search(&state.unit.as_str()).unwrap_or_default();
+    let items: Vec<Weighed> =
+        states.iter().map(|state| Weighed { block: 0, cluster: cluster(state), weight: 1.0 }).collect();
+    crossed(&[states.iter().map(|state| f64::from(holds(state))).collect()], &items, SEED)
 }
 
 /// The probe before CC-Tuning, as a reference row.
@@ -183,10 +213,14 @@ pub fn transplants(evidence: &Evidence) -> Section {
     let Some((cell, found)) = evidence.cells.iter().find_map(|cell| Some((cell, cell.transplanted.as_ref()?))) else {
         return Section { title, text: "Not measured yet.\n".into(), files: Vec::new() };
     };
-    let mut rows = vec![vec!["no transplant".into(), String::new(), percent(found.vanilla), "–".into()]];
+    let share = |right: &[bool]| {
+        let values = right.iter().map(|&right| f64::from(right)).collect();
+        interval(&Scores::of_prompts(0, &found.prompts, values).estimate())
+    };
+    let mut rows = vec![vec!["no transplant".into(), String::new(), share(&found.vanilla), "–".into()]];
     rows.extend(found.donors.iter().map(|(donor, given)| {
         let layers = format!("{} → {}", given.source + 1, given.target + 1);
-        vec![format!("from {donor}"), layers, percent(given.chosen), percent(given.any)]
+        vec![format!("from {donor}"), layers, share(&given.chosen), share(&given.any)]
     }));
     let head =
         ["feed-forward output at the last prompt token", "layers chosen on validation", "exact, %", "upper bound, %"];
@@ -196,7 +230,7 @@ pub fn transplants(evidence: &Evidence) -> Section {
          upper bound takes the best pair of layers for every prompt anew, with the answer known.\n\n{}",
         command(&evidence.plan.command, "main"),
         cell.cell.name(),
-        found.asked,
+        found.prompts.len(),
         found.validation,
         markdown::table(&head, &rows)
     );

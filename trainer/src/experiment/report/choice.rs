@@ -1,41 +1,43 @@
 //! Figure 8: which layer is taken, and how much the choice and the vector weigh.
 
 use super::Section;
-use super::evidence::Evidence;
-use super::markdown::{self, command};
-use crate::experiment::cell::Measured;
+use super::evidence::{Evidence, Scores};
+use super::markdown::{self, command, interval};
+use crate::experiment::cell::{Asked, Measured};
 use crate::experiment::matrix::{Reading, Setting, Training};
 use crate::plot::{Bar, Bars, Series};
+use crate::statistics::Estimate;
 
 /// Families whose answer is one of some options; the others write.
 const UNDERSTANDING: [&str; 3] = ["entailment", "story", "choice"];
 
-/// How often each layer was taken with W_T, over all seeds, for understanding and for generation.
-fn counts(cells: &[&Measured]) -> [Vec<usize>; 2] {
-    let mut counts = [Vec::new(), Vec::new()];
-    for answers in cells.iter().filter_map(|cell| cell.test.readings.get(&Reading::Transform)) {
-        for (family, layers) in &answers.selected {
-            let sums = &mut counts[usize::from(!UNDERSTANDING.contains(&family.as_str()))];
-            sums.resize(layers.len().max(sums.len()), 0);
-            sums.iter_mut().zip(layers).for_each(|(sum, count)| *sum += count);
-        }
-    }
-    counts
+/// What is asked of understanding, and of generation.
+const KINDS: [&str; 2] = ["understanding", "generation"];
+
+fn kind(family: &str) -> usize {
+    usize::from(!UNDERSTANDING.contains(&family))
 }
 
-/// With the matrix and with the twin, over all seeds.
+/// How often a layer is taken for some prompts, over all seeds.
+fn taken(cells: &[&Measured], reading: Reading, layer: usize, keep: impl Fn(&Asked) -> bool) -> Scores {
+    let values = |cell: &Measured| {
+        let layers = &cell.test.readings.get(&reading)?.layers;
+        (!layers.is_empty()).then(|| layers.iter().map(|&taken| f64::from(taken == layer)).collect())
+    };
+    Scores::by(cells, values, keep)
+}
+
+/// With the matrix and with the twin.
 fn by_family(evidence: &Evidence, cells: &[&Measured], layers: usize) -> String {
     let mut rows = Vec::new();
     for family in evidence.families() {
         for reading in [Reading::Transform, Reading::Parallel] {
-            let mut counts = vec![0; layers];
-            let answers = cells.iter().filter_map(|cell| cell.test.readings.get(&reading)?.selected.get(&family));
-            answers.for_each(|found| counts.iter_mut().zip(found).for_each(|(sum, count)| *sum += count));
-            let all: usize = counts.iter().sum();
-            if all > 0 {
-                let shares = counts.iter().map(|&count| format!("{:.0}", 100.0 * count as f64 / all as f64));
+            let keep = |asked: &Asked| asked.foreign() && asked.family == family;
+            let shares: Vec<Scores> = (0..layers).map(|layer| taken(cells, reading, layer, keep)).collect();
+            if shares[0].seeds() > 0 {
                 let name = vec![family.clone(), reading.name().to_string()];
-                rows.push([name, shares.collect(), vec![all.to_string()]].concat());
+                let numbers = shares.iter().map(|share| interval(&share.estimate())).collect();
+                rows.push([name, numbers, vec![shares[0].items().to_string()]].concat());
             }
         }
     }
@@ -50,43 +52,42 @@ fn by_family(evidence: &Evidence, cells: &[&Measured], layers: usize) -> String 
 pub fn layers(evidence: &Evidence) -> Section {
     let title = "Figure 8: the layer that is taken".to_string();
     let cells = evidence.of(Setting::MlSft, Training::Cc, "");
-    let counts = counts(&cells);
-    let layers = counts.iter().map(Vec::len).max().unwrap_or(0);
-    if layers == 0 {
+    let layers = cells.first().map_or(0, |cell| cell.model.n_layers);
+    let share = |of: usize, layer: usize| {
+        taken(&cells, Reading::Transform, layer, |asked| asked.foreign() && kind(&asked.family) == of)
+    };
+    let shares = [0, 1].map(|of| (0..layers).map(|layer| share(of, layer)).collect::<Vec<Scores>>());
+    if shares.iter().flatten().all(|share| share.seeds() == 0) {
         return Section { title, text: "Not measured yet.\n".into(), files: Vec::new() };
     }
-    let names = ["understanding", "generation"];
-    let totals = [0, 1].map(|at: usize| counts[at].iter().sum::<usize>());
-    let share = |at: usize, layer: usize| match totals[at] {
-        0 => None,
-        total => Some(counts[at].get(layer).copied().unwrap_or(0) as f64 / total as f64),
+    let estimates = shares.each_ref().map(|of| of.iter().map(Scores::estimate).collect::<Vec<Estimate>>());
+    let bar = |estimate: &Estimate| {
+        let interval = Some((100.0 * estimate.low, 100.0 * estimate.high));
+        estimate.mean.is_finite().then_some(Bar { value: 100.0 * estimate.mean, interval })
     };
-    let series = [0, 1].map(|at| Series {
-        name: names[at].into(),
-        bars: (0..layers).map(|layer| Some(Bar { value: 100.0 * share(at, layer)?, interval: None })).collect(),
-    });
     let chart = Bars {
         title: "The layer whose activation is passed across".into(),
         subtitle: format!("share of test prompts in other languages than English, W_T, {} seeds", cells.len()),
         y: "%".into(),
         groups: (1..=layers).map(|layer| format!("layer {layer}")).collect(),
-        series: series.into(),
+        series: [0, 1]
+            .map(|of| Series { name: KINDS[of].into(), bars: estimates[of].iter().map(bar).collect() })
+            .into(),
     };
-    let rows: Vec<Vec<String>> = (0..2)
-        .flat_map(|at| (0..layers).map(move |layer| (at, layer)))
-        .map(|(at, layer)| {
-            let count = counts[at].get(layer).copied().unwrap_or(0);
-            vec![names[at].into(), (layer + 1).to_string(), count.to_string()]
-        })
-        .collect();
-    let most = |at: usize| {
-        let layer = (0..layers).rev().max_by_key(|&layer| counts[at].get(layer).copied().unwrap_or(0)).unwrap_or(0);
-        match share(at, layer) {
-            Some(share) => {
-                format!("for {} layer {} ({:.0} %, n = {})", names[at], layer + 1, 100.0 * share, totals[at])
-            }
-            None => format!("for {} no layer was recorded", names[at]),
-        }
+    let row = |(of, layer): (usize, usize)| {
+        let Estimate { mean, low, high, .. } = estimates[of][layer];
+        let numbers = [mean, low, high].map(|share| share.to_string());
+        let counts = [shares[of][layer].items(), shares[of][layer].seeds()].map(|count| count.to_string());
+        [vec![KINDS[of].to_string(), (layer + 1).to_string()], numbers.to_vec(), counts.to_vec()].concat()
+    };
+    let rows: Vec<Vec<String>> =
+        [0, 1].into_iter().flat_map(|of| (0..layers).map(move |layer| (of, layer))).map(row).collect();
+    let most = |of: usize| {
+        let mean = |layer: &usize| estimates[of][*layer].mean;
+        // Of equally frequent layers the first.
+        let layer = (0..layers).rev().max_by(|a, b| mean(a).total_cmp(&mean(b))).unwrap_or(0);
+        let share = interval(&estimates[of][layer]);
+        format!("for {} layer {} ({share} %, n = {})", KINDS[of], layer + 1, shares[of][layer].items())
     };
     let text = format!(
         "{}\n\n![Figure 8](figures/figure-8.svg)\n\nMost often taken is {}, and {}. Understanding is {}; generation the other families.\n\n\
@@ -97,7 +98,7 @@ pub fn layers(evidence: &Evidence) -> Section {
         UNDERSTANDING.join(", "),
         by_family(evidence, &cells, layers)
     );
-    let data = markdown::csv(&["kind", "layer", "prompts"], &rows);
+    let data = markdown::csv(&["kind", "layer", "share", "low", "high", "items", "seeds"], &rows);
     Section { title, text, files: vec![("figure-8.svg".into(), chart.svg()), ("figure-8.csv".into(), data)] }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Section;
 use super::evidence::{Evidence, Scores};
-use super::markdown::{self, command, interval, percent, points, verdict};
+use super::markdown::{self, command, interval, points, verdict};
 use crate::experiment::cell::{Asked, Measured};
 use crate::experiment::matrix::{Reading, Setting, Training};
 
@@ -43,9 +43,8 @@ pub fn compared(evidence: &Evidence) -> Section {
     let scores = |arm: usize, keep: &dyn Fn(&Asked) -> bool| Scores::of(&cells[arm], ARMS[arm].2, keep);
     let (mut rows, mut data, mut said) = (Vec::new(), Vec::new(), String::new());
     for (arm, (name, _, reading)) in ARMS.into_iter().enumerate() {
-        let validation = cells[arm].iter().map(|cell| Scores::validation(cell, reading, Asked::foreign).centre());
-        let validation = validation.sum::<f64>() / cells[arm].len() as f64;
-        let mut row = vec![name.to_string(), cells[arm].len().to_string(), percent(validation)];
+        let validation = interval(&Scores::validation(&cells[arm], reading, Asked::foreign).estimate());
+        let mut row = vec![name.to_string(), cells[arm].len().to_string(), validation];
         for (column, keep) in &columns {
             let found = scores(arm, keep);
             let e = found.estimate();

@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 
 use super::SEED;
 use crate::evaluate::credit;
-use crate::experiment::cell::{Answered, Asked, Measured};
+use crate::experiment::cell::{Asked, CELL_FILE, Measured};
 use crate::experiment::matrix::{Reading, Setting, Training};
 use crate::experiment::plan::Plan;
-use crate::statistics::{Estimate, Weighed, crossed};
+use crate::statistics::{Estimate, Weighed, crossed, ratio};
 
 /// The families in the order of the paper's table.
 const FAMILIES: [&str; 6] = ["entailment", "story", "choice", "question", "reading", "summary"];
@@ -65,7 +65,7 @@ impl Evidence {
         let files = fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
         let names = files.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let names = names.collect::<std::io::Result<Vec<_>>>()?;
-        let all = names.iter().filter(|name| name.ends_with(".json") && !name.starts_with('.')).count();
+        let all = names.iter().filter(|name| name.ends_with(CELL_FILE) && !name.starts_with('.')).count();
         let stale = all.saturating_sub(cells.len());
         Ok(Self { plan, cells, missing, stale })
     }
@@ -107,28 +107,40 @@ impl Evidence {
 impl Scores {
     /// Test credits of some seeds of one cell; what a seed was not asked is left out for all.
     pub fn of(cells: &[&Measured], reading: Reading, keep: impl Fn(&Asked) -> bool) -> Self {
-        let runs = cells.iter().map(|cell| (cell.cell.seed, &cell.test));
-        Self::gathered(runs, reading, &keep)
+        Self::by(cells, |cell| Some(cell.test.readings.get(&reading)?.credits.clone()), keep)
     }
 
-    pub fn validation(cell: &Measured, reading: Reading, keep: impl Fn(&Asked) -> bool) -> Self {
-        Self::gathered([(cell.cell.seed, &cell.validation)].into_iter(), reading, &keep)
-    }
-
-    fn gathered<'a>(
-        runs: impl Iterator<Item = (u64, &'a Answered)>,
-        reading: Reading,
-        keep: &dyn Fn(&Asked) -> bool,
+    /// Of anything that some seeds of one cell say of each test prompt.
+    pub fn by(
+        cells: &[&Measured],
+        values: impl Fn(&Measured) -> Option<Vec<f64>>,
+        keep: impl Fn(&Asked) -> bool,
     ) -> Self {
+        let runs = cells.iter().filter_map(|cell| Some((cell.cell.seed, &cell.test.prompts[..], values(cell)?)));
+        Self::gathered(runs, &keep)
+    }
+
+    pub fn validation(cells: &[&Measured], reading: Reading, keep: impl Fn(&Asked) -> bool) -> Self {
+        let runs = cells.iter().filter_map(|cell| {
+            let credits = cell.validation.readings.get(&reading)?.credits.clone();
+            Some((cell.cell.seed, &cell.validation.prompts[..], credits))
+        });
+        Self::gathered(runs, &keep)
+    }
+
+    /// What one run says of some prompts.
+    pub fn of_prompts(seed: u64, prompts: &[Asked], values: Vec<f64>) -> Self {
+        Self::gathered([(seed, prompts, values)].into_iter(), &|_| true)
+    }
+
+    fn gathered<'a>(runs: impl Iterator<Item = (u64, &'a [Asked], Vec<f64>)>, keep: &dyn Fn(&Asked) -> bool) -> Self {
         let mut found: BTreeMap<u64, BTreeMap<&str, f64>> = BTreeMap::new();
         let mut items: Vec<Item> = Vec::new();
-        for (seed, answered) in runs {
-            let Some(answers) = answered.readings.get(&reading) else { continue };
-            let kept = answered.prompts.iter().zip(&answers.credits).filter(|(asked, _)| keep(asked));
+        for (seed, prompts, values) in runs {
             let first = found.is_empty();
             let run = found.entry(seed).or_default();
-            for (asked, &credit) in kept {
-                run.insert(&asked.id, credit);
+            for (asked, value) in prompts.iter().zip(values).filter(|(asked, _)| keep(asked)) {
+                run.insert(&asked.id, value);
                 if first {
                     let Asked { id, family, lang, fact, .. } = asked.clone();
                     items.push(Item { id, family, lang, fact });
@@ -152,6 +164,17 @@ impl Scores {
     /// The mean over families and languages of the means over items, over all seeds, with its interval.
     pub fn estimate(&self) -> Estimate {
         crossed(&self.credits(), &self.weighed(), SEED)
+    }
+
+    /// The sum of these values over that of others on the same items and seeds, each item with its weight.
+    pub fn over(&self, other: &Self) -> Estimate {
+        let items = self.weighed();
+        let values = |scores: &Self| -> Vec<Vec<f64>> {
+            let run = |run: &Vec<f64>| run.iter().zip(&items).map(|(value, item)| value * item.weight).collect();
+            scores.runs.values().map(run).collect()
+        };
+        let even: Vec<Weighed> = items.iter().map(|item| Weighed { weight: 1.0, ..*item }).collect();
+        ratio(&values(self), &values(other), &even, SEED)
     }
 
     fn credits(&self) -> Vec<Vec<f64>> {

@@ -32,10 +32,21 @@ pub fn percent(share: f64) -> String {
 
 /// Percent with its interval.
 pub fn interval(estimate: &Estimate) -> String {
-    if !estimate.mean.is_finite() {
-        return "–".into();
+    within(estimate, percent)
+}
+
+/// A number in any unit with its interval, if it has one.
+pub fn within(estimate: &Estimate, write: impl Fn(f64) -> String) -> String {
+    match () {
+        () if !estimate.mean.is_finite() => "–".into(),
+        () if estimate.low.is_nan() => write(estimate.mean),
+        () => format!("{} [{}, {}]", write(estimate.mean), write(estimate.low), write(estimate.high)),
     }
-    format!("{} [{}, {}]", percent(estimate.mean), percent(estimate.low), percent(estimate.high))
+}
+
+/// Writes a number with so many decimals.
+pub fn decimals(n: usize) -> impl Fn(f64) -> String {
+    move |value| format!("{value:.n$}")
 }
 
 /// Points with their sign and interval.

@@ -23,7 +23,7 @@ use super::cell::{Asked, Measured};
 use crate::run_folder::write_file_atomically;
 
 pub use evidence::{Difference, Evidence, Scores, constant_answer};
-use markdown::percent;
+use markdown::{interval, percent};
 
 pub const RESULTS_FILE: &str = "RESULTS.md";
 /// Seeds the draws behind every interval.
@@ -135,12 +135,12 @@ fn everything(evidence: &Evidence) -> Section {
     let rows = evidence.cells.iter().flat_map(|cell| {
         cell.test.readings.keys().map(move |&reading| {
             let test = Scores::of(&[cell], reading, Asked::foreign);
-            let validation = Scores::validation(cell, reading, Asked::foreign);
+            let validation = Scores::validation(&[cell], reading, Asked::foreign);
             vec![
                 cell.cell.name(),
                 reading.name().into(),
-                percent(validation.centre()),
-                percent(test.centre()),
+                interval(&validation.estimate()),
+                interval(&test.estimate()),
                 test.items().to_string(),
                 cell.trained.as_ref().map_or(String::new(), |trained| trained.steps.to_string()),
             ]

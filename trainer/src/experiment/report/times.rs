@@ -2,7 +2,7 @@
 
 use super::evidence::Evidence;
 use super::main_table::label;
-use super::markdown::{self, command};
+use super::markdown::{self, command, decimals, within};
 use super::{SEED, Section};
 use crate::experiment::cell::Timed;
 use crate::experiment::matrix::{Setting, Training};
@@ -48,7 +48,7 @@ fn table(
         let pairs: Vec<[f64; 2]> = timed.iter().flat_map(|timed| pick(timed)).copied().collect();
         let seconds = |at: usize| format!("{:.3}", mean(&pairs.iter().map(|pair| pair[at]).collect::<Vec<_>>()));
         let ratio = estimate(&pairs.iter().map(|[plain, ours]| ours / plain).collect::<Vec<_>>(), SEED);
-        let ratio = format!("{:.2} [{:.2}, {:.2}]", ratio.mean, ratio.low, ratio.high);
+        let ratio = within(&ratio, decimals(2));
         let counts = [timed.len(), pairs.len()].map(|count| count.to_string());
         let row = [vec![label(setting, Training::Cc)], counts.to_vec(), vec![seconds(0), seconds(1), ratio]].concat();
         (!pairs.is_empty()).then_some(row)

@@ -3,21 +3,59 @@
 
 use std::fmt::Write as _;
 
-use super::Section;
 use super::evidence::{Evidence, Scores};
-use super::markdown::{self, command, interval, percent, points, verdict};
-use crate::experiment::cell::{Asked, Error, Fit};
+use super::markdown::{self, command, decimals, interval, percent, points, verdict, within};
+use super::{SEED, Section};
+use crate::experiment::cell::{Asked, Error, Fit, LayerError, Measured, Miss};
 use crate::experiment::matrix::{Reading, Setting, Training};
+use crate::statistics::{Estimate, over_runs};
 
-fn error(error: &Error) -> [String; 2] {
-    [format!("{:.3e}", error.mse), format!("{:.3}", error.r2)]
+/// Mean squared error and R2 over seeds, with their intervals.
+fn over_seeds(errors: impl Iterator<Item = Error>) -> [String; 2] {
+    let (mse, r2): (Vec<f64>, Vec<f64>) = errors.map(|error| (error.mse, error.r2)).unzip();
+    written([over_runs(&mse, SEED), over_runs(&r2, SEED)])
 }
 
-/// Means over cells; none of them give nothing.
-fn mean(errors: &[Error]) -> Option<Error> {
-    let n = errors.len() as f64;
-    let of = |pick: fn(&Error) -> f64| errors.iter().map(pick).sum::<f64>() / n;
-    (!errors.is_empty()).then(|| Error { mse: of(|error| error.mse), r2: of(|error| error.r2) })
+fn written([mse, r2]: [Estimate; 2]) -> [String; 2] {
+    [within(&mse, |value| format!("{value:.2e}")), within(&r2, decimals(3))]
+}
+
+/// Vectors of `F W_T` at the anchors of test prompts.
+#[derive(Clone, Copy)]
+pub enum Vectors {
+    /// Of all layers.
+    All,
+    /// Of the layer that is taken.
+    Passed,
+}
+
+/// Mean squared error and R2 of the plain matrix against the English activations, on some test prompts.
+pub fn imitation(cells: &[&Measured], vectors: Vectors, keep: impl Fn(&Asked) -> bool) -> [Estimate; 2] {
+    let sums = |pick: fn(&Miss) -> f64| {
+        let of_cell = |cell: &Measured| {
+            let misses = &cell.fits.get(&Reading::Transform)?.misses;
+            let taken = &cell.test.readings.get(&Reading::Transform)?.layers;
+            let of_prompt = |(layers, &taken): (&Vec<Miss>, &usize)| match vectors {
+                Vectors::All => layers.iter().map(pick).sum(),
+                Vectors::Passed => layers.get(taken).map_or(0.0, pick),
+            };
+            (!misses.is_empty()).then(|| misses.iter().zip(taken).map(of_prompt).collect())
+        };
+        Scores::by(cells, of_cell, &keep)
+    };
+    let (errors, spreads) = (sums(|miss| miss.0), sums(|miss| miss.1));
+    let shape = cells.first().map_or((1, 1), |cell| (cell.model.n_layers, cell.model.d_model));
+    let numbers = match vectors {
+        Vectors::All => shape.0 * shape.1,
+        Vectors::Passed => shape.1,
+    };
+    let mapped = |of: Estimate, map: &dyn Fn(f64) -> f64| Estimate {
+        mean: map(of.mean),
+        low: map(of.low).min(map(of.high)),
+        high: map(of.low).max(map(of.high)),
+        ..of
+    };
+    [mapped(errors.estimate(), &|sum| sum / numbers as f64), mapped(errors.over(&spreads), &|share| 1.0 - share)]
 }
 
 /// Table 2.
@@ -57,18 +95,15 @@ fn fits(evidence: &Evidence) -> String {
         let cells = evidence.of(setting, Training::Cc, "");
         for reading in [Reading::Transform, Reading::Affine, Reading::PerLayer, Reading::Ridge] {
             let found: Vec<&Fit> = cells.iter().filter_map(|cell| cell.fits.get(&reading)).collect();
-            let of = |pick: fn(&Fit) -> Error| mean(&found.iter().map(|fit| pick(fit)).collect::<Vec<_>>());
-            let (Some(own), Some(held), Some(first)) = (of(|fit| fit.own), of(|fit| fit.heldout), found.first()) else {
-                continue;
-            };
+            let Some(first) = found.first() else { continue };
+            let of = |pick: &dyn Fn(&Fit) -> Error| over_seeds(found.iter().map(|fit| pick(fit))).to_vec();
             let name = format!("{} {}", setting.name(), reading.name());
             let counts = [name, found.len().to_string(), first.pairs.to_string(), first.rows.to_string()];
-            rows.push([counts.to_vec(), error(&own).to_vec(), error(&held).to_vec()].concat());
+            rows.push([counts.to_vec(), of(&|fit| fit.own), of(&|fit| fit.heldout)].concat());
             if (setting, reading) == (Setting::MlSft, Reading::Transform) {
                 for (at, name) in ["layer mean", "identity", "zero"].into_iter().enumerate() {
-                    let base = mean(&found.iter().map(|fit| fit.baselines[at]).collect::<Vec<_>>()).unwrap_or_default();
                     let blank = vec![String::new(); 5];
-                    rows.push([vec![format!("baseline: {name}")], blank, error(&base).to_vec()].concat());
+                    rows.push([vec![format!("baseline: {name}")], blank, of(&|fit| fit.baselines[at])].concat());
                 }
             }
         }
@@ -83,13 +118,13 @@ fn families(evidence: &Evidence) -> String {
     for setting in Setting::ALL {
         let cells = evidence.of(setting, Training::Cc, "");
         for family in evidence.families() {
-            let errors =
-                cells.iter().filter_map(|cell| cell.fits.get(&Reading::Transform)?.families.get(&family).copied());
-            let Some(found) = mean(&errors.collect::<Vec<_>>()) else { continue };
             let keep = |asked: &Asked| asked.foreign() && asked.family == family;
             let matrix = Scores::of(&cells, Reading::Transform, keep);
             let lost = Scores::of(&cells, Reading::Parallel, keep).minus(&matrix);
-            let [mse, r2] = error(&found);
+            if lost.seeds == 0 {
+                continue;
+            }
+            let [mse, r2] = written(imitation(&cells, Vectors::All, keep));
             let tail = [mse, r2, points(&lost.estimate), lost.items.to_string()];
             rows.push([vec![setting.name().into(), family], tail.to_vec()].concat());
         }
@@ -131,14 +166,11 @@ pub fn layers(evidence: &Evidence) -> Section {
     let cells = evidence.of(Setting::MlSft, Training::Cc, "");
     let fits: Vec<&Fit> = cells.iter().filter_map(|cell| cell.fits.get(&Reading::Transform)).collect();
     let layers = fits.iter().map(|fit| fit.layers.len()).min().unwrap_or(0);
-    let rows: Vec<Vec<String>> = (0..layers)
-        .map(|layer| {
-            let of = |pick: fn(&crate::experiment::cell::LayerError) -> Error| {
-                mean(&fits.iter().map(|fit| pick(&fit.layers[layer])).collect::<Vec<_>>()).unwrap_or_default()
-            };
-            [vec![(layer + 1).to_string()], error(&of(|l| l.own)).to_vec(), error(&of(|l| l.heldout)).to_vec()].concat()
-        })
-        .collect();
+    let row = |layer: usize| {
+        let of = |pick: fn(&LayerError) -> Error| over_seeds(fits.iter().map(|fit| pick(&fit.layers[layer]))).to_vec();
+        [vec![(layer + 1).to_string()], of(|layer| layer.own), of(|layer| layer.heldout)].concat()
+    };
+    let rows: Vec<Vec<String>> = (0..layers).map(row).collect();
     let text = format!("Setting ML-SFT, mean over {} seeds.\n\n{}", fits.len(), markdown::table(&head, &rows));
     Section { title: "Table 2, layer by layer".into(), text, files: Vec::new() }
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::Section;
 use super::evidence::{Evidence, Scores};
-use super::markdown::{self, command, percent, points, verdict};
-use crate::experiment::cell::{Answers, Asked, Measured};
+use super::markdown::{self, command, decimals, interval, percent, points, verdict, within};
+use super::transform::{Vectors, imitation};
+use super::{SEED, Section};
+use crate::experiment::cell::{Asked, Measured};
 use crate::experiment::matrix::{Reading, Setting, Training};
-use crate::statistics::mean;
+use crate::statistics::{mean, over_runs};
 
 /// One way of training, and of asking.
 type Arm = (Training, Reading);
@@ -42,22 +43,22 @@ pub fn points_go(evidence: &Evidence) -> Section {
     );
     let _ = writeln!(
         text,
-        "How good W_T is where it is used: R2 on held-out pairs of all layers' vectors, and of those that are passed on, \
-         by how often each layer is taken on the test prompts. A layer whose vectors are long and easily mapped makes the \
-         first high, whether or not it is ever taken.\n\n{}",
+        "How good W_T is where it is used: R2 on held-out pairs, against the mean of all vectors; then on the test prompts, \
+         against the mean of each layer, of all layers' vectors and of those that are passed on. A layer whose vectors are \
+         long and easily mapped makes the others high, whether or not it is ever taken.\n\n{}",
         passed(evidence)
     );
     let _ = writeln!(
         text,
         "The layer as an answer: how often the gold answer is the one that goes with the layer taken, of those families that \
          answer by a symbol. Where the layer alone tells it, it is the Decision Maker that carries the answer across, not the \
-         vector. Seeds whose layers are kept, and prompts in other languages than English.\n\n{}",
+         vector. Prompts in other languages than English.\n\n{}",
         told_by_layer(evidence)
     );
     let _ = writeln!(
         text,
         "Learnt by heart: mean training loss over the last and the first twentieth of the steps on both sides of the \
-         beginning of an epoch, seed 0.\n\n{}",
+         beginning of an epoch.\n\n{}",
         by_heart(evidence)
     );
     Section { title: "Why: where the points go".into(), text, files: vec![file] }
@@ -102,53 +103,36 @@ fn differences(evidence: &Evidence) -> (String, (String, String)) {
     (format!("{}\n{said}", markdown::table(&head, &rows)), ("why.csv".into(), markdown::csv(&file, &data)))
 }
 
-/// Mean over cells, and the range.
-fn over(values: &[f64]) -> String {
-    let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(low, high), &x| (low.min(x), high.max(x)));
-    format!("{:.2} ({low:.2} to {high:.2})", mean(values))
-}
-
-/// The layers' shares among the prompts that were asked in other languages than English.
-fn shares(answers: &Answers) -> Vec<f64> {
-    let mut counts: Vec<f64> = Vec::new();
-    for layers in answers.selected.values() {
-        counts.resize(layers.len().max(counts.len()), 0.0);
-        counts.iter_mut().zip(layers).for_each(|(sum, count)| *sum += *count as f64);
-    }
-    let all: f64 = counts.iter().sum();
-    counts.into_iter().map(|count| count / all.max(1.0)).collect()
-}
-
 fn passed(evidence: &Evidence) -> String {
     let row = |setting: Setting| {
         let cells = evidence.of(setting, Training::Cc, "");
-        let fits: Vec<_> = cells
-            .iter()
-            .filter_map(|cell| {
-                Some((cell.fits.get(&Reading::Transform)?, cell.test.readings.get(&Reading::Transform)?))
-            })
-            .collect();
-        let all: Vec<f64> = fits.iter().map(|(fit, _)| fit.heldout.r2).collect();
-        let taken = fits.iter().map(|(fit, answers)| {
-            fit.layers.iter().zip(shares(answers)).map(|(layer, share)| share * layer.heldout.r2).sum::<f64>()
-        });
-        let taken: Vec<f64> = taken.collect();
-        (!all.is_empty()).then(|| vec![setting.name().to_string(), all.len().to_string(), over(&all), over(&taken)])
+        let fits: Vec<f64> =
+            cells.iter().filter_map(|cell| Some(cell.fits.get(&Reading::Transform)?.heldout.r2)).collect();
+        let [all, passed] =
+            [Vectors::All, Vectors::Passed].map(|vectors| imitation(&cells, vectors, Asked::foreign)[1]);
+        let numbers = [over_runs(&fits, SEED), all, passed].map(|estimate| within(&estimate, decimals(2)));
+        let head = vec![setting.name().to_string(), fits.len().to_string()];
+        (!fits.is_empty()).then(|| [head, numbers.to_vec()].concat())
     };
     let rows: Vec<Vec<String>> = Setting::ALL.into_iter().filter_map(row).collect();
-    markdown::table(&["setting", "seeds", "R2 of all vectors (range)", "R2 of what is passed on (range)"], &rows)
+    let head = ["setting", "seeds", "held-out pairs", "test prompts, all layers", "test prompts, what is passed on"];
+    markdown::table(&head, &rows)
 }
 
-/// The share of a family's prompts whose gold answer is the most frequent one of their layer.
-fn told(cell: &Measured, reading: Reading, family: &str) -> Option<(usize, usize)> {
-    let answers = cell.test.readings.get(&reading).filter(|answers| !answers.layers.is_empty())?;
-    let asked = cell.test.prompts.iter().zip(&answers.layers);
+/// Whether the gold answer of each prompt of a family is the most frequent one of the layer that was taken for it.
+fn told(cell: &Measured, reading: Reading, family: &str) -> Option<Vec<f64>> {
+    let layers = &cell.test.readings.get(&reading)?.layers;
+    let asked = || cell.test.prompts.iter().zip(layers);
     let mut golds: BTreeMap<usize, BTreeMap<&str, usize>> = BTreeMap::new();
-    for (asked, &layer) in asked.filter(|(asked, _)| asked.foreign() && asked.family == family) {
+    for (asked, &layer) in asked().filter(|(asked, _)| asked.foreign() && asked.family == family) {
         *golds.entry(layer).or_default().entry(&asked.gold).or_default() += 1;
     }
-    let right = golds.values().filter_map(|golds| golds.values().max()).sum();
-    Some((right, golds.values().flat_map(BTreeMap::values).sum()))
+    // Of equally frequent answers the first.
+    let most =
+        |golds: &BTreeMap<&str, usize>| golds.iter().rev().max_by_key(|(_, n)| **n).map(|(gold, _)| gold.to_string());
+    let most: BTreeMap<usize, Option<String>> = golds.iter().map(|(&layer, golds)| (layer, most(golds))).collect();
+    let told = |(asked, layer): (&Asked, &usize)| f64::from(most.get(layer) == Some(&Some(asked.gold.clone())));
+    (!layers.is_empty()).then(|| asked().map(told).collect())
 }
 
 fn told_by_layer(evidence: &Evidence) -> String {
@@ -163,21 +147,15 @@ fn told_by_layer(evidence: &Evidence) -> String {
             continue;
         }
         let share = |reading| {
-            let found: Vec<_> = cells.iter().filter_map(|cell| told(cell, reading, &family)).collect();
-            let (right, all) = found.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-            (found.len(), percent(right as f64 / all as f64))
+            let keep = |asked: &Asked| asked.foreign() && asked.family == family;
+            let found = Scores::by(&cells, |cell| told(cell, reading, &family), keep);
+            (found.seeds(), interval(&found.estimate()))
         };
         let ((seeds, twin), (_, matrix)) = (share(Reading::Parallel), share(Reading::Transform));
-        let most = golds.values().max().copied().unwrap_or(0) as f64 / asked().count() as f64;
+        let n = asked().count();
+        let most = golds.values().max().copied().unwrap_or(0) as f64 / n as f64;
         if seeds > 0 {
-            rows.push(vec![
-                family.clone(),
-                seeds.to_string(),
-                twin,
-                matrix,
-                percent(most),
-                asked().count().to_string(),
-            ]);
+            rows.push(vec![family.clone(), seeds.to_string(), twin, matrix, percent(most), n.to_string()]);
         }
     }
     let head = ["family", "seeds", "English twin's layer, %", "W_T's layer, %", "most frequent gold answer, %", "n"];
@@ -187,18 +165,25 @@ fn told_by_layer(evidence: &Evidence) -> String {
 fn by_heart(evidence: &Evidence) -> String {
     let mut rows = Vec::new();
     for (setting, training) in Setting::ALL.into_iter().flat_map(|s| [(s, Training::Sft), (s, Training::Cc)]) {
-        let Some(cell) = evidence.of(setting, training, "").first().copied() else { continue };
-        let Some((trained, epochs)) = cell.trained.as_ref().zip(evidence.plan.epochs()) else { continue };
-        let (losses, width) = (&trained.losses, trained.losses.len().div_ceil(20));
+        let cells = evidence.of(setting, training, "");
+        let Some(epochs) = evidence.plan.epochs() else { continue };
         for epoch in 1..epochs {
-            let at = losses.len() * epoch / epochs;
-            if at < width || at + width > losses.len() {
-                continue;
+            let around = cells.iter().filter_map(|cell| around(&cell.trained.as_ref()?.losses, epoch, epochs));
+            let (before, after): (Vec<f64>, Vec<f64>) = around.unzip();
+            if !before.is_empty() {
+                let name = format!("{} {}", setting.name(), training.name());
+                let counts = vec![name, before.len().to_string(), (epoch + 1).to_string()];
+                let losses = [before, after].map(|losses| within(&over_runs(&losses, SEED), decimals(2)));
+                rows.push([counts, losses.to_vec()].concat());
             }
-            let [before, after] = [&losses[at - width..at], &losses[at..at + width]].map(mean);
-            let name = format!("{} {}", setting.name(), training.name());
-            rows.push(vec![name, (epoch + 1).to_string(), format!("{before:.2}"), format!("{after:.2}")]);
         }
     }
-    markdown::table(&["", "epoch that begins", "loss before", "loss after"], &rows)
+    markdown::table(&["", "seeds", "epoch that begins", "loss before", "loss after"], &rows)
+}
+
+/// The mean loss of the twentieth before and of the one after an epoch begins.
+fn around(losses: &[f64], epoch: usize, epochs: usize) -> Option<(f64, f64)> {
+    let (width, at) = (losses.len().div_ceil(20), losses.len() * epoch / epochs);
+    (at >= width && at + width <= losses.len() && width > 0)
+        .then(|| (mean(&losses[at - width..at]), mean(&losses[at..at + width])))
 }
