@@ -74,7 +74,7 @@ fn figure_6_is_the_mean_of_its_seeds() {
         }
     });
     // Seeds 0 to 4 add 2 on average.
-    says(&results, "ML-SFT: the last losses are SFT 3.000 [1.");
+    says(&results, "ML-SFT: over the last twentieth of the steps the mean loss is SFT 3.000 [1.");
     says(&results, "] (5 seeds)");
     near(&numbers(dir.path(), "figure-6.csv", "ML-SFT,SFT,"), &[1.0, 5.0]);
 }

@@ -32,7 +32,6 @@ pub struct Measured {
     pub test: Answered,
     pub states: Vec<State>,
     pub transplanted: Option<Transplanted>,
-    #[serde(default)]
     pub timed: Option<Timed>,
 }
 
@@ -62,7 +61,6 @@ pub struct Trained {
     pub choice: Option<Chosen>,
     /// Mean cosine distance to the English twin over the first and the last tenth of the steps, at the bottom and the
     /// middle layer of deep supervision.
-    #[serde(default)]
     pub distances: Option<[[f64; 2]; 2]>,
 }
 

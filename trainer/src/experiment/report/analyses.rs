@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::evidence::{Evidence, Scores};
-use super::markdown::{self, command, decimals, interval, within};
+use super::markdown::{self, command, decimals, interval, seeds, within};
 use super::{SEED, Section};
 use crate::experiment::cell::{CurvePoint, State};
 use crate::experiment::matrix::{Reading, Setting, Training};
@@ -41,7 +41,7 @@ pub fn pairs(evidence: &Evidence) -> Section {
     let d_model = cell.model.d_model;
     let chart = Chart {
         title: "Error of W_T against the number of pairs".into(),
-        subtitle: format!("mean over {} seeds; the line marks rows = d_model = {d_model}", curves.len()),
+        subtitle: format!("mean over {}; the line marks rows = d_model = {d_model}", seeds(curves.len())),
         x: "pairs".into(),
         y: "MSE".into(),
         logarithmic: (true, true),
@@ -54,7 +54,7 @@ pub fn pairs(evidence: &Evidence) -> Section {
     let error = |estimate: &Estimate| within(estimate, |value| format!("{value:.1e}"));
     let text = format!(
         "{}\n\n![Figure 5](figures/figure-5.svg)\n\nFrom {} to {} pairs the error on the fitted pairs goes from {} to {}, \
-         on held-out pairs from {} to {}, at most {} with {} pairs ({} seeds). With fewer rows than d_model the matrix fits its \
+         on held-out pairs from {} to {}, at most {} with {} pairs ({}). With fewer rows than d_model the matrix fits its \
          own pairs whatever they are, so an error near zero (the paper's 1e-36) says nothing of it.\n",
         command(&evidence.plan.command, "main"),
         first.0.pairs,
@@ -65,7 +65,7 @@ pub fn pairs(evidence: &Evidence) -> Section {
         error(&last.2),
         error(&worst.2),
         worst.0.pairs,
-        curves.len()
+        seeds(curves.len())
     );
     let head = ["pairs", "rows", "own_mse", "own_low", "own_high", "heldout_mse", "heldout_low", "heldout_high"];
     let files = vec![("figure-5.svg".into(), chart.svg()), ("figure-5.csv".into(), markdown::csv(&head, &rows))];
@@ -79,32 +79,34 @@ pub fn losses(evidence: &Evidence) -> Section {
     for setting in Setting::ALL {
         let curves = [Training::Sft, Training::Cc, Training::Dft].map(|training| {
             let cells = evidence.of(setting, training, "");
-            let losses = cells.iter().filter_map(|cell| Some(smooth(&cell.trained.as_ref()?.losses)));
+            let losses = cells.iter().filter_map(|cell| Some(&cell.trained.as_ref()?.losses));
             (training, losses.filter(|losses| !losses.is_empty()).collect::<Vec<_>>())
         });
-        let curves: Vec<_> = curves.into_iter().filter(|(_, seeds)| !seeds.is_empty()).collect();
+        let curves: Vec<_> = curves.into_iter().filter(|(_, runs)| !runs.is_empty()).collect();
         if curves.is_empty() {
             continue;
         }
         let (mut lines, mut ends) = (Vec::new(), Vec::new());
-        for (training, seeds) in &curves {
-            let over = |at: usize| over_runs(&seeds.iter().map(|losses| losses[at].1).collect::<Vec<_>>(), SEED);
+        for (training, runs) in &curves {
+            let smooth: Vec<Vec<(f64, f64)>> = runs.iter().map(|losses| smooth(losses)).collect();
             // Seeds see as many rows; a drawn setting may lack a few of them.
-            let shortest = seeds.iter().map(Vec::len).min().unwrap_or(0);
-            let points: Vec<(f64, Estimate)> = (0..shortest).map(|at| (seeds[0][at].0, over(at))).collect();
+            let shortest = smooth.iter().map(Vec::len).min().unwrap_or(0);
+            let at = |at: usize| over_runs(&smooth.iter().map(|points| points[at].1).collect::<Vec<_>>(), SEED);
+            let points: Vec<(f64, Estimate)> = (0..shortest).map(|point| (smooth[0][point].0, at(point))).collect();
             data.extend(points.iter().map(|(step, loss)| {
                 let numbers = [*step, loss.mean, loss.low, loss.high].map(|value| value.to_string());
                 [vec![setting.name().to_string(), training.name().into()], numbers.to_vec()].concat()
             }));
-            let last = within(&points[shortest - 1].1, decimals(3));
-            ends.push(format!("{} {last} ({} seeds)", training.name(), seeds.len()));
+            let last = runs.iter().map(|losses| mean(&losses[losses.len() - losses.len().div_ceil(20)..]));
+            let last = within(&over_runs(&last.collect::<Vec<_>>(), SEED), decimals(3));
+            ends.push(format!("{} {last} ({})", training.name(), seeds(runs.len())));
             let points = points.into_iter().map(|(step, loss)| (step, loss.mean)).collect();
             lines.push(Line { name: training.name().into(), points });
         }
         let name = format!("figure-6-{}.svg", setting.name().trim_start_matches('+').to_lowercase());
         let _ = writeln!(
             text,
-            "![Loss, {}](figures/{name})\n\n{}: the last losses are {}.\n",
+            "![Loss, {}](figures/{name})\n\n{}: over the last twentieth of the steps the mean loss is {}.\n",
             setting.name(),
             setting.name(),
             ends.join(", ")
@@ -126,11 +128,12 @@ pub fn losses(evidence: &Evidence) -> Section {
     Section { title: "Figure 6: loss curves".into(), text, files }
 }
 
-/// Means of neighbouring steps, and the middle of them.
+/// The middle and the mean of neighbouring steps, as many to each point as can be.
 fn smooth(losses: &[f64]) -> Vec<(f64, f64)> {
-    let width = losses.len().div_ceil(LOSS_POINTS).max(1);
-    let middle = |at: usize, n: usize| (at * width) as f64 + (n + 1) as f64 / 2.0;
-    losses.chunks(width).enumerate().map(|(at, losses)| (middle(at, losses.len()), mean(losses))).collect()
+    let points = losses.len().min(LOSS_POINTS);
+    let from = |point: usize| point * losses.len() / points;
+    let point = |at: usize| ((from(at) + from(at + 1) + 1) as f64 / 2.0, mean(&losses[from(at)..from(at + 1)]));
+    (0..points).map(point).collect()
 }
 
 /// Figure 7.

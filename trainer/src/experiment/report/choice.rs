@@ -2,7 +2,7 @@
 
 use super::Section;
 use super::evidence::{Evidence, Scores};
-use super::markdown::{self, command, interval};
+use super::markdown::{self, command, interval, seeds};
 use crate::experiment::cell::{Asked, Measured};
 use crate::experiment::matrix::{Reading, Setting, Training};
 use crate::plot::{Bar, Bars, Series};
@@ -67,7 +67,7 @@ pub fn layers(evidence: &Evidence) -> Section {
     };
     let chart = Bars {
         title: "The layer whose activation is passed across".into(),
-        subtitle: format!("share of test prompts in other languages than English, W_T, {} seeds", cells.len()),
+        subtitle: format!("share of test prompts in other languages than English, W_T, {}", seeds(cells.len())),
         y: "%".into(),
         groups: (1..=layers).map(|layer| format!("layer {layer}")).collect(),
         series: [0, 1]

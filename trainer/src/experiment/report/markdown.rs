@@ -68,6 +68,11 @@ pub fn verdict(estimate: &Estimate) -> &'static str {
     }
 }
 
+/// How many seeds, in words.
+pub fn seeds(n: usize) -> String {
+    if n == 1 { "1 seed".into() } else { format!("{n} seeds") }
+}
+
 /// The command of one part of the matrix.
 pub fn command(command: &str, only: &str) -> String {
     format!("`{command} --only {only}`")

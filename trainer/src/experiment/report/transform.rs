@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::evidence::{Evidence, Scores};
-use super::markdown::{self, command, decimals, interval, percent, points, verdict, within};
+use super::markdown::{self, command, decimals, interval, percent, points, seeds, verdict, within};
 use super::{SEED, Section};
 use crate::experiment::cell::{Asked, Error, Fit, LayerError, Measured, Miss};
 use crate::experiment::matrix::{Reading, Setting, Training};
@@ -171,6 +171,6 @@ pub fn layers(evidence: &Evidence) -> Section {
         [vec![(layer + 1).to_string()], of(|layer| layer.own), of(|layer| layer.heldout)].concat()
     };
     let rows: Vec<Vec<String>> = (0..layers).map(row).collect();
-    let text = format!("Setting ML-SFT, mean over {} seeds.\n\n{}", fits.len(), markdown::table(&head, &rows));
+    let text = format!("Setting ML-SFT, mean over {}.\n\n{}", seeds(fits.len()), markdown::table(&head, &rows));
     Section { title: "Table 2, layer by layer".into(), text, files: Vec::new() }
 }
