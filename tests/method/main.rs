@@ -9,6 +9,7 @@ mod decoding;
 mod deep_supervision;
 mod fitting;
 mod passes;
+mod pieces;
 mod ragged;
 mod storage;
 mod switches;

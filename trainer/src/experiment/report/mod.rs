@@ -84,7 +84,9 @@ pub fn headline(cell: &Measured) -> String {
 
 fn head(evidence: &Evidence) -> String {
     let Evidence { plan, cells, missing, stale } = evidence;
-    let mut text = "# Results\n\nWritten by `trainer experiment` from the files in `cells/`; no line here is edited by hand.\n\n".to_string();
+    let mut text =
+        "# Results\n\nWritten by `trainer experiment` from the files in `cells/`; no line here is edited by hand.\n\n"
+            .to_string();
     let _ = writeln!(text, "```sh\n{}\n```\n", plan.command);
     let _ = writeln!(
         text,
