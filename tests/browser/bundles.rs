@@ -130,8 +130,8 @@ fn old_files_leave() {
 
 fn without_a_store() {
     let demo = unopened(&[]);
-    let loader = "import init from './worker.js'; delete StorageManager.prototype.getDirectory; await init();";
-    demo.site.break_with(Fault::Replaced(BTreeMap::from([("worker_loader.js".into(), loader.into())])));
+    let start = "import init from './worker.js'; delete StorageManager.prototype.getDirectory; await init();";
+    demo.site.break_with(Fault::Replaced(BTreeMap::from([("start_worker.js".into(), start.into())])));
     demo.load("");
     demo.wait_until_ready();
     assert_eq!((demo.files("kept"), demo.files("fetched")), (0, total()));

@@ -4,6 +4,7 @@ mod bundles;
 mod demo;
 mod held_out;
 mod large;
+mod marionette;
 mod outside;
 mod webdriver;
 

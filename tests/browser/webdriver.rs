@@ -1,8 +1,10 @@
 //! Drives a real browser through the W3C WebDriver protocol: starts driver and browser, runs scripts, types, clicks,
 //! takes pictures. It knows browsers, not our page. Whatever goes wrong ends the test with a sentence.
 
+use crate::marionette::Marionette;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,7 +21,17 @@ pub const WITHOUT_WEBGPU: &[&str] = &["--disable-gpu"];
 
 /// One browser window; dropping it ends browser and driver.
 pub struct Browser {
-    driver: Child,
+    driver: Driver,
+}
+
+enum Driver {
+    Chromium(Chromedriver),
+    Firefox(RefCell<Marionette>),
+}
+
+/// Speaks WebDriver on one side and Chromium's own protocol on the other.
+struct Chromedriver {
+    program: Child,
     agent: ureq::Agent,
     session: String,
     /// Chromium's own process, by its driver's account.
@@ -48,54 +60,20 @@ impl Browser {
         let binary = suite::chromium().expect("Chromium is installed; `cargo xtask test` does it");
         let options = json!({ "binary": binary, "args": all });
         let capabilities = json!({ "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" } });
-        Browser::start("chromedriver", |port| vec![format!("--port={port}")], &capabilities)
+        let driver = Chromedriver::start(&capabilities);
+        Browser { driver: Driver::Chromium(driver) }
     }
 
-    /// A Firefox without a visible window, with WebGPU.
+    /// A Firefox without a visible window, with WebGPU. It opens addresses and runs scripts.
     pub fn firefox() -> Browser {
         let binary = suite::firefox().expect("Firefox is installed; `cargo xtask test` does it");
-        let preferences = json!({
-            "dom.webgpu.enabled": true,
-            "dom.webgpu.workers.enabled": true,
-            "gfx.webgpu.ignore-blocklist": true,
-        });
-        let options = json!({ "binary": binary, "args": ["-headless"], "prefs": preferences });
-        Browser::start(
-            "geckodriver",
-            |port| vec!["--port".into(), port.to_string(), "--log".into(), "error".into()],
-            &json!({ "moz:firefoxOptions": options }),
-        )
-    }
-
-    fn start(program: &str, arguments: impl Fn(u16) -> Vec<String>, capabilities: &Value) -> Browser {
-        let path =
-            find_program(&[program]).unwrap_or_else(|| panic!("{program} is installed; `cargo xtask test` does it"));
-        let port = free_port();
-        let mut command = Command::new(path);
-        command.args(arguments(port)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        if Path::new(LAVAPIPE).exists() {
-            command.env("VK_DRIVER_FILES", LAVAPIPE);
-        }
-        let driver = command.spawn().unwrap_or_else(|error| panic!("cannot start {program}: {error}"));
-        let config =
-            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(300)));
-        let mut browser = Browser {
-            driver,
-            agent: config.build().into(),
-            session: format!("http://127.0.0.1:{port}"),
-            process: None,
-        };
-        let start = Instant::now();
-        while browser.request("GET", "/status", None).is_err() {
-            assert!(start.elapsed().as_secs() < 30, "{program} did not answer on port {port} for 30 s");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let capabilities = json!({ "capabilities": { "alwaysMatch": capabilities } });
-        let answer = browser.call("POST", "/session", Some(capabilities));
-        let id = answer["sessionId"].as_str().unwrap_or_else(|| panic!("{program} opened no session: {answer}"));
-        browser.session = format!("{}/session/{id}", browser.session);
-        browser.process = answer["capabilities"]["goog:processID"].as_u64();
-        browser
+        let preferences = [
+            ("dom.webgpu.enabled", json!(true)),
+            ("dom.webgpu.workers.enabled", json!(true)),
+            ("gfx.webgpu.ignore-blocklist", json!(true)),
+        ];
+        let driver = Marionette::start(with_a_graphics_card(Command::new(binary)), &preferences);
+        Browser { driver: Driver::Firefox(RefCell::new(driver)) }
     }
 
     /// Loads this address and waits for its document.
@@ -143,7 +121,10 @@ impl Browser {
 
     /// Ends Chromium as a power cut does: no program is asked to clean up.
     pub fn kill(self) {
-        let process = self.process.expect("Chromium's driver names its process");
+        let process = match &self.driver {
+            Driver::Chromium(driver) => driver.process.expect("Chromium's driver names its process"),
+            Driver::Firefox(_) => panic!("only Chromium is killed"),
+        };
         let killed = Command::new("kill").args(["-9", &process.to_string()]).status();
         assert!(killed.is_ok_and(|status| status.success()), "process {process} can be killed");
     }
@@ -207,6 +188,51 @@ impl Browser {
     }
 
     fn request(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, String> {
+        match &self.driver {
+            Driver::Chromium(driver) => driver.request(method, path, body),
+            Driver::Firefox(driver) => {
+                let command = match path {
+                    "/url" => "WebDriver:Navigate",
+                    "/execute/sync" => "WebDriver:ExecuteScript",
+                    _ => return Err("no test asks this of Firefox yet".into()),
+                };
+                let answer = driver.borrow_mut().call(command, &body.unwrap_or_default());
+                answer.map(|mut answer| answer["value"].take())
+            }
+        }
+    }
+}
+
+impl Chromedriver {
+    fn start(capabilities: &Value) -> Chromedriver {
+        let path = find_program(&["chromedriver"]).expect("chromedriver is installed; `cargo xtask test` does it");
+        let port = free_port();
+        let mut command = with_a_graphics_card(Command::new(path));
+        command.arg(format!("--port={port}")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let program = command.spawn().unwrap_or_else(|error| panic!("cannot start chromedriver: {error}"));
+        let config =
+            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(300)));
+        let mut driver = Chromedriver {
+            program,
+            agent: config.build().into(),
+            session: format!("http://127.0.0.1:{port}"),
+            process: None,
+        };
+        let start = Instant::now();
+        while driver.request("GET", "/status", None).is_err() {
+            assert!(start.elapsed().as_secs() < 30, "chromedriver did not answer on port {port} for 30 s");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let capabilities = json!({ "capabilities": { "alwaysMatch": capabilities } });
+        let answer = driver.request("POST", "/session", Some(capabilities));
+        let answer = answer.unwrap_or_else(|error| panic!("chromedriver opened no session: {error}"));
+        let id = answer["sessionId"].as_str().unwrap_or_else(|| panic!("chromedriver opened no session: {answer}"));
+        driver.session = format!("{}/session/{id}", driver.session);
+        driver.process = answer["capabilities"]["goog:processID"].as_u64();
+        driver
+    }
+
+    fn request(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, String> {
         let address = format!("{}{path}", self.session);
         let answer = match (method, body) {
             ("POST", body) => self.agent.post(&address).send_json(body.unwrap_or_else(|| json!({}))),
@@ -222,13 +248,21 @@ impl Browser {
     }
 }
 
-impl Drop for Browser {
+impl Drop for Chromedriver {
     fn drop(&mut self) {
         // Ends the browser; the driver alone would leave it behind. It may have died already, which is as good.
         let _ = self.request("DELETE", "", None);
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
+        let _ = self.program.kill();
+        let _ = self.program.wait();
     }
+}
+
+/// On a machine without one, Mesa's on the CPU.
+fn with_a_graphics_card(mut browser: Command) -> Command {
+    if Path::new(LAVAPIPE).exists() {
+        browser.env("VK_DRIVER_FILES", LAVAPIPE);
+    }
+    browser
 }
 
 /// A port that was free a moment ago.

@@ -1,11 +1,11 @@
 //! The two set-up commands, as parts: what they install, how the page is built and served, how the tests are run.
 //! Nothing here knows the method, the model or the page's inside.
 
+pub mod packages;
 pub mod page;
 pub mod site;
 pub mod steps;
 pub mod suite;
-pub mod tools;
 
 /// What `cargo xtask` prints when it is called without a command it knows.
 pub const USAGE: &str = "\

@@ -27,10 +27,10 @@ pub fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(result)
 }
 
-/// A command that runs in the workspace root and finds our own tools first.
+/// A command that runs in the workspace root.
 pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
-    command.current_dir(root()).env("PATH", search_path());
+    command.current_dir(root());
     command
 }
 
@@ -49,21 +49,14 @@ pub fn output_of(command: &mut Command) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Where the first of these programs is found, our own tools before the system's.
+/// Where the first of these programs is found.
 pub fn find_program(names: &[&str]) -> Option<PathBuf> {
-    let path = search_path();
+    let path = std::env::var_os("PATH")?;
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     names.iter().find_map(|name| {
         let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
         folders.iter().map(|folder| folder.join(&file)).find(|path| path.is_file())
     })
-}
-
-fn search_path() -> std::ffi::OsString {
-    let ours = target_dir().join("tools/bin");
-    let system = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::iter::once(ours).chain(std::env::split_paths(&system));
-    std::env::join_paths(folders).unwrap_or(system)
 }
 
 fn shown(command: &Command) -> String {

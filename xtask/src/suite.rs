@@ -1,7 +1,7 @@
 //! `cargo xtask test`: the native tests, then the page, then the tests in real browsers, and one line that sums them up.
 
 use crate::steps::{command, find_program, step, target_dir};
-use crate::{page, tools};
+use crate::{packages, page};
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ struct Count {
 /// Runs everything and prints `N passed, N failed` as its last line.
 pub fn run() -> Result<ExitCode> {
     // First, so that a missing program is known before the long builds.
-    tools::for_the_browsers()?;
+    packages::install_missing()?;
     let native = step("run the native tests", || Ok(cargo_test(&NATIVE)?.plus(cargo_test(&SHARED)?)))?;
     page::build()?;
     // Of the same packages, so that what was built above serves here too.

@@ -17,8 +17,8 @@ use web::protocol::{
 use web::text::language_of;
 use web_sys::{ErrorEvent, MessageEvent};
 
-/// Trunk's start-up module for the worker, beside the page.
-const WORKER: &str = "worker_loader.js";
+/// The module that starts the worker's program, beside the page.
+const WORKER: &str = "start_worker.js";
 /// Bytes between two announcements of a growing answer to a screen reader.
 const ANNOUNCE_EVERY: usize = 60;
 /// How long a screen reader may take until it begins with an answer; what is spoken need not be read a second time.

@@ -1,0 +1,3 @@
+// Starts the worker's program.
+import init from "./worker.js";
+await init();
