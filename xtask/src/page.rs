@@ -22,11 +22,12 @@ pub fn dist() -> PathBuf {
     root().join("dist")
 }
 
-/// Builds the page into `dist`.
-pub fn build() -> Result<()> {
+/// Builds the page into `dist`; `flags` are for Cargo.
+pub fn build(flags: &[&str]) -> Result<()> {
     for_wasm()?;
     step("build the page (the first time takes many minutes, most of them for Burn)", || {
-        run(command("cargo").args(["build", "--locked", "--package", "web", "--profile", "web", "--target", WASM]))?;
+        let web = ["build", "--locked", "--package", "web", "--profile", "web", "--target", WASM];
+        run(command("cargo").args(web).args(flags))?;
         // Made beside it and moved there whole: a page that was being served stays one.
         let fresh = root().join("dist.new");
         remove(&fresh)?;
@@ -62,7 +63,7 @@ pub fn demo(bundle: Option<&Path>, port: Option<u16>, open: bool) -> Result<()> 
     if let Some(bundle) = bundle {
         ensure!(bundle.join("manifest.json").is_file(), "{}: no manifest.json; is it a web bundle?", bundle.display());
     }
-    build()?;
+    build(&[])?;
     if let Some(bundle) = bundle {
         copy_files(bundle, &dist().join("bundle"))?;
     }

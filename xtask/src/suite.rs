@@ -25,8 +25,13 @@ struct Count {
 pub fn run() -> Result<ExitCode> {
     // First, so that a missing program is known before the long builds.
     packages::install_missing()?;
-    let native = step("run the native tests", || Ok(cargo_test(&NATIVE)?.plus(cargo_test(&SHARED)?)))?;
-    page::build()?;
+    // The page is built beside the native tests: each of the two has long stretches of a single thread.
+    let native = std::thread::scope(|scope| {
+        let page = scope.spawn(|| page::build(&["--quiet"]));
+        let native = step("run the native tests", || Ok(cargo_test(&NATIVE)?.plus(cargo_test(&SHARED)?)))?;
+        page.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        anyhow::Ok(native)
+    })?;
     // Of the same packages, so that what was built above serves here too.
     let browsers = step("run the browser tests", || cargo_test(&[&NATIVE[..], &["--test", "browser"]].concat()))?;
     let total = native.plus(browsers);
