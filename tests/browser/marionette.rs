@@ -22,7 +22,7 @@ impl Marionette {
     pub fn start(mut firefox: Command, preferences: &[(&str, Value)]) -> Marionette {
         let profile = tempfile::tempdir().expect("a profile folder can be made");
         // Port 0 is any free one; Firefox writes its number into the profile.
-        let all = preferences.iter().chain([&("marionette.port", json!(0))]);
+        let all = preferences.iter().cloned().chain([("marionette.port", json!(0))]);
         let all: String = all.map(|(name, value)| format!("user_pref(\"{name}\", {value});\n")).collect();
         std::fs::write(profile.path().join("user.js"), all).expect("the preferences can be written");
         firefox.args(["--headless", "--marionette", "--no-remote", "--profile"]).arg(profile.path());

@@ -4,7 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use trainer::experiment::cell::{CurvePoint, Donated, Error, Fit, LayerError, Measured, State, Trained, Transplanted};
+use trainer::experiment::cell::{
+    Chosen, CurvePoint, Donated, Error, Fit, LayerError, Measured, State, Trained, Transplanted,
+};
 use trainer::experiment::matrix::{Cell, Group, Reading, Training};
 
 use super::why::{changed, credit, reported, says};
@@ -99,6 +101,23 @@ fn figure_7_tells_languages_that_lie_apart_from_prompts_that_lie_together() {
     // Each language on a line of its own, in the same order: the nearest of another line is the same prompt.
     says(&results, "| after CC-Tuning | 100.0 [100.0, 100.0] | 100.0 [100.0, 100.0] | 30 |");
     says(&figure(dir.path(), "figure-7.csv"), "after ML-SFT,sw,unit 9,9000,2\n");
+}
+
+#[test]
+fn how_much_the_connection_carries_is_said_over_seeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = reported(dir.path(), |cell| {
+        if ours(cell) {
+            let entropy_last = 0.1 * cell.cell.seed as f64;
+            let selected = vec![1, 0, 3, 0];
+            let choice = Chosen { entropy_first: 0.5, entropy_last, vector_norm: 1.0, stream_norm: 4.0, selected };
+            cell.trained = Some(Trained { choice: Some(choice), ..Trained::default() });
+        }
+    });
+    // Four layers, five seeds: ln 4, and 0.0 to 0.4.
+    says(&results, "| ML-SFT CC-Tuning | 5 | 0.500 [0.500, 0.500] | 0.200 [0.");
+    says(&results, "] | 1.386 | 0.250 [0.250, 0.250] |");
+    says(&results, " | 25 0 75 0 |");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use trainer::experiment::cell::{Asked, Error, Fit, Measured, Miss, Timed, Trained};
+use trainer::experiment::cell::{Asked, Error, Fit, LayerError, Measured, Miss, Timed, Trained};
 use trainer::experiment::matrix::{Group, Reading, Training};
 use trainer::experiment::plan::Plan;
 use trainer::experiment::report;
@@ -75,7 +75,9 @@ fn what_is_passed_on_is_judged_by_the_layers_that_are_taken() {
             let prompts = &cell.test.prompts;
             let misses = prompts.iter().map(|asked| if asked.foreign() { layers.clone() } else { Vec::new() });
             let misses = misses.collect();
-            let fit = Fit { heldout: Error { mse: 1.0, r2: 0.8 }, misses, ..Fit::default() };
+            let heldout = Error { mse: 1.0, r2: 0.8 };
+            let layers = vec![LayerError { own: heldout, heldout }; 4];
+            let fit = Fit { heldout, misses, layers, ..Fit::default() };
             cell.fits.insert(Reading::Transform, fit);
             let layers = cell.test.prompts.iter().map(|asked| if asked.gold == "B" { 0 } else { 2 }).collect();
             cell.test.readings.get_mut(&Reading::Transform).unwrap().layers = layers;
@@ -85,6 +87,11 @@ fn what_is_passed_on_is_judged_by_the_layers_that_are_taken() {
     says(&results, "| ML-SFT | 5 | 0.80 [0.80, 0.80] | 0.70 [0.70, 0.70] | 0.20 [");
     // The same by family: 4.8 over 4 layers and 8 dimensions.
     says(&results, "| ML-SFT | choice | 1.50e-1 [1.50e-1, 1.50e-1] | 0.700 [0.700, 0.700] |");
+    // By layer: the share of 16, how well it is imitated, how often it is taken.
+    says(&results, "| 1 | 25.0 [25.0, 25.0] | 0.800 [0.800, 0.800] | 25.0 [");
+    says(&results, "| 2 | 0.0 [0.0, 0.0] | – | 0.0 [");
+    says(&results, "| 3 | 25.0 [25.0, 25.0] | 0.000 [0.000, 0.000] | 75.0 [");
+    says(&results, "| 4 | 50.0 [50.0, 50.0] | 1.000 [1.000, 1.000] | 0.0 [");
     says(&results, "| choice | W_T | 25.0 [");
     says(&results, "for understanding layer 3 (75.0 [");
 }

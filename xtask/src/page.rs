@@ -38,7 +38,8 @@ pub fn build(flags: &[&str]) -> Result<()> {
         for program in PROGRAMS {
             let wasm = target_dir().join(WASM).join("web").join(format!("{program}.wasm"));
             let mut bindgen = Bindgen::new();
-            bindgen.input_path(&wasm).web(true)?.typescript(false).remove_name_section(true);
+            bindgen.input_path(&wasm).web(true)?.typescript(false);
+            bindgen.omit_default_module_path(false).remove_name_section(true);
             bindgen.generate(&fresh).with_context(|| format!("wasm-bindgen refused {}", wasm.display()))?;
         }
         remove(&dist())?;

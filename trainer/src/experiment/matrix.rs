@@ -257,10 +257,18 @@ impl Cell {
 
     /// What a person calls it.
     pub fn name(&self) -> String {
+        match self.training {
+            Training::Nothing => self.way(),
+            _ => format!("{}, seed {}", self.way(), self.seed),
+        }
+    }
+
+    /// The same without its seed.
+    pub fn way(&self) -> String {
         let variant = if self.variant.is_empty() { String::new() } else { format!(", {}", self.variant) };
         match self.training {
             Training::Nothing => format!("the base{variant}"),
-            training => format!("{} {}{variant}, seed {}", self.setting.name(), training.name(), self.seed),
+            training => format!("{} {}{variant}", self.setting.name(), training.name()),
         }
     }
 

@@ -1,12 +1,12 @@
 //! Figure 8: which layer is taken, and how much the choice and the vector weigh.
 
-use super::Section;
 use super::evidence::{Evidence, Scores};
-use super::markdown::{self, command, interval, seeds};
-use crate::experiment::cell::{Asked, Measured};
+use super::markdown::{self, command, decimals, interval, seeds, within};
+use super::{SEED, Section};
+use crate::experiment::cell::{Asked, Chosen, Measured};
 use crate::experiment::matrix::{Reading, Setting, Training};
 use crate::plot::{Bar, Bars, Series};
-use crate::statistics::Estimate;
+use crate::statistics::{Estimate, over_runs};
 
 /// Families whose answer is one of some options; the others write.
 const UNDERSTANDING: [&str; 3] = ["entailment", "story", "choice"];
@@ -19,7 +19,7 @@ fn kind(family: &str) -> usize {
 }
 
 /// How often a layer is taken for some prompts, over all seeds.
-fn taken(cells: &[&Measured], reading: Reading, layer: usize, keep: impl Fn(&Asked) -> bool) -> Scores {
+pub fn taken(cells: &[&Measured], reading: Reading, layer: usize, keep: impl Fn(&Asked) -> bool) -> Scores {
     let values = |cell: &Measured| {
         let layers = &cell.test.readings.get(&reading)?.layers;
         (!layers.is_empty()).then(|| layers.iter().map(|&taken| f64::from(taken == layer)).collect())
@@ -104,27 +104,46 @@ pub fn layers(evidence: &Evidence) -> Section {
 
 /// How decided the Decision Maker is, and how long the vector is against the stream.
 pub fn connection(evidence: &Evidence) -> Section {
-    let cells = evidence.cells.iter().filter(|cell| cell.trained.as_ref().is_some_and(|t| t.choice.is_some()));
-    let rows: Vec<Vec<String>> = cells
-        .map(|cell| {
-            let choice = cell.trained.as_ref().and_then(|trained| trained.choice.clone()).unwrap_or_default();
-            let answers = cell.test.readings.get(&Reading::Transform).cloned().unwrap_or_default();
-            let total: usize = choice.selected.iter().sum();
-            let selected: Vec<String> =
-                choice.selected.iter().map(|n| format!("{:.0}", 100.0 * *n as f64 / total.max(1) as f64)).collect();
-            vec![
-                cell.cell.name(),
-                format!("{:.3}", choice.entropy_first),
-                format!("{:.3}", choice.entropy_last),
-                format!("{:.3}", (cell.model.n_layers as f64).ln()),
-                format!("{:.3}", choice.vector_norm / choice.stream_norm.max(1e-12)),
-                format!("{:.3}", answers.vector_norm / answers.stream_norm.max(1e-12)),
-                selected.join(" "),
-            ]
-        })
-        .collect();
+    // In the order of the plan, whose seeds stand apart.
+    let mut ways: Vec<(String, Vec<(&Measured, &Chosen)>)> = Vec::new();
+    for cell in &evidence.cells {
+        let Some(chosen) = cell.trained.as_ref().and_then(|trained| trained.choice.as_ref()) else { continue };
+        let way = cell.cell.way();
+        match ways.iter_mut().find(|(known, _)| *known == way) {
+            Some((_, runs)) => runs.push((cell, chosen)),
+            None => ways.push((way, vec![(cell, chosen)])),
+        }
+    }
+    let row = |(way, runs): (String, Vec<(&Measured, &Chosen)>)| {
+        let over = |value: &dyn Fn(&Measured, &Chosen) -> f64| {
+            over_runs(&runs.iter().map(|(cell, chosen)| value(cell, chosen)).collect::<Vec<_>>(), SEED)
+        };
+        let number = |value: &dyn Fn(&Measured, &Chosen) -> f64| within(&over(value), decimals(3));
+        let layers = runs.iter().map(|(_, chosen)| chosen.selected.len()).min().unwrap_or(0);
+        let share = |layer: usize| {
+            let of = |_: &Measured, chosen: &Chosen| {
+                chosen.selected[layer] as f64 / chosen.selected.iter().sum::<usize>().max(1) as f64
+            };
+            format!("{:.0}", 100.0 * over(&of).mean)
+        };
+        vec![
+            way,
+            runs.len().to_string(),
+            number(&|_, chosen| chosen.entropy_first),
+            number(&|_, chosen| chosen.entropy_last),
+            format!("{:.3}", (runs[0].0.model.n_layers as f64).ln()),
+            number(&|_, chosen| chosen.vector_norm / chosen.stream_norm.max(1e-12)),
+            number(&|cell, _| {
+                let answers = cell.test.readings.get(&Reading::Transform);
+                answers.map_or(f64::NAN, |answers| answers.vector_norm / answers.stream_norm.max(1e-12))
+            }),
+            (0..layers).map(share).collect::<Vec<_>>().join(" "),
+        ]
+    };
+    let rows: Vec<Vec<String>> = ways.into_iter().map(row).collect();
     let head = [
         "cell",
+        "seeds",
         "entropy, first tenth",
         "last tenth",
         "undecided",
@@ -134,7 +153,7 @@ pub fn connection(evidence: &Evidence) -> Section {
     ];
     let text = format!(
         "Entropy of the Decision Maker in nats over the first and last tenth of the steps, beside that of an even choice; \
-         length of the added vector against the stream it is added to.\n\n{}",
+         length of the added vector against the stream it is added to. Intervals are over seeds, where there are several.\n\n{}",
         markdown::table(&head, &rows)
     );
     Section {

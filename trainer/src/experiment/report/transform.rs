@@ -3,8 +3,9 @@
 
 use std::fmt::Write as _;
 
+use super::choice::taken;
 use super::evidence::{Evidence, Scores};
-use super::markdown::{self, command, decimals, interval, percent, points, seeds, verdict, within};
+use super::markdown::{self, command, decimals, interval, points, seeds, verdict, within};
 use super::{SEED, Section};
 use crate::experiment::cell::{Asked, Error, Fit, LayerError, Measured, Miss};
 use crate::experiment::matrix::{Reading, Setting, Training};
@@ -25,29 +26,35 @@ fn written([mse, r2]: [Estimate; 2]) -> [String; 2] {
 pub enum Vectors {
     /// Of all layers.
     All,
+    /// Of this one, from 0.
+    Layer(usize),
     /// Of the layer that is taken.
     Passed,
 }
 
+/// A sum over some vectors of what the plain matrix misses, by test prompt.
+fn misses(cells: &[&Measured], vectors: Vectors, pick: fn(&Miss) -> f64, keep: impl Fn(&Asked) -> bool) -> Scores {
+    let of_cell = |cell: &Measured| {
+        let misses = &cell.fits.get(&Reading::Transform)?.misses;
+        let taken = &cell.test.readings.get(&Reading::Transform)?.layers;
+        let of_prompt = |(layers, &taken): (&Vec<Miss>, &usize)| match vectors {
+            Vectors::All => layers.iter().map(pick).sum(),
+            Vectors::Layer(layer) => layers.get(layer).map_or(0.0, pick),
+            Vectors::Passed => layers.get(taken).map_or(0.0, pick),
+        };
+        (!misses.is_empty()).then(|| misses.iter().zip(taken).map(of_prompt).collect())
+    };
+    Scores::by(cells, of_cell, keep)
+}
+
 /// Mean squared error and R2 of the plain matrix against the English activations, on some test prompts.
 pub fn imitation(cells: &[&Measured], vectors: Vectors, keep: impl Fn(&Asked) -> bool) -> [Estimate; 2] {
-    let sums = |pick: fn(&Miss) -> f64| {
-        let of_cell = |cell: &Measured| {
-            let misses = &cell.fits.get(&Reading::Transform)?.misses;
-            let taken = &cell.test.readings.get(&Reading::Transform)?.layers;
-            let of_prompt = |(layers, &taken): (&Vec<Miss>, &usize)| match vectors {
-                Vectors::All => layers.iter().map(pick).sum(),
-                Vectors::Passed => layers.get(taken).map_or(0.0, pick),
-            };
-            (!misses.is_empty()).then(|| misses.iter().zip(taken).map(of_prompt).collect())
-        };
-        Scores::by(cells, of_cell, &keep)
-    };
-    let (errors, spreads) = (sums(|miss| miss.0), sums(|miss| miss.1));
+    let [errors, spreads] =
+        [|miss: &Miss| miss.0, |miss: &Miss| miss.1].map(|pick| misses(cells, vectors, pick, &keep));
     let shape = cells.first().map_or((1, 1), |cell| (cell.model.n_layers, cell.model.d_model));
     let numbers = match vectors {
         Vectors::All => shape.0 * shape.1,
-        Vectors::Passed => shape.1,
+        Vectors::Layer(_) | Vectors::Passed => shape.1,
     };
     let mapped = |of: Estimate, map: &dyn Fn(f64) -> f64| Estimate {
         mean: map(of.mean),
@@ -144,13 +151,13 @@ fn controls(evidence: &Evidence) -> (String, (String, String)) {
         let scores = Scores::of(&cells, reading, Asked::foreign);
         let (estimate, against) = (scores.estimate(), scores.minus(&twin));
         let kinds = ["fact", "phrasing"]
-            .map(|kind| percent(Scores::of(&cells, reading, |asked| asked.foreign() && asked.kind == kind).centre()));
+            .map(|kind| Scores::of(&cells, reading, |asked| asked.foreign() && asked.kind == kind).estimate());
         let head = [reading.name().into(), scores.seeds().to_string(), interval(&estimate)];
         let difference = match reading {
             Reading::Parallel => "–".into(),
             _ => points(&against.estimate),
         };
-        rows.push([head.to_vec(), kinds.to_vec(), vec![difference]].concat());
+        rows.push([head.to_vec(), kinds.each_ref().map(interval).to_vec(), vec![difference]].concat());
         let numbers = [estimate.mean, estimate.low, estimate.high, against.estimate.mean];
         let numbers = numbers.iter().map(|value| value.to_string()).collect();
         data.push([vec![reading.name().into(), scores.seeds().to_string()], numbers].concat());
@@ -160,17 +167,38 @@ fn controls(evidence: &Evidence) -> (String, (String, String)) {
     (markdown::table(&head, &rows), ("table-2-sources.csv".into(), markdown::csv(&columns, &data)))
 }
 
-/// The matrix layer by layer.
+/// The matrix layer by layer, and what each layer weighs.
 pub fn layers(evidence: &Evidence) -> Section {
     let head = ["layer", "own MSE", "own R2", "held-out MSE", "held-out R2"];
     let cells = evidence.of(Setting::MlSft, Training::Cc, "");
     let fits: Vec<&Fit> = cells.iter().filter_map(|cell| cell.fits.get(&Reading::Transform)).collect();
     let layers = fits.iter().map(|fit| fit.layers.len()).min().unwrap_or(0);
-    let row = |layer: usize| {
+    let fitted = |layer: usize| {
         let of = |pick: fn(&LayerError) -> Error| over_seeds(fits.iter().map(|fit| pick(&fit.layers[layer]))).to_vec();
         [vec![(layer + 1).to_string()], of(|layer| layer.own), of(|layer| layer.heldout)].concat()
     };
-    let rows: Vec<Vec<String>> = (0..layers).map(row).collect();
-    let text = format!("Setting ML-SFT, mean over {}.\n\n{}", seeds(fits.len()), markdown::table(&head, &rows));
+    let spread = |vectors: Vectors| misses(&cells, vectors, |miss| miss.1, Asked::foreign);
+    let all = spread(Vectors::All);
+    let used = |layer: usize| {
+        let [_, r2] = imitation(&cells, Vectors::Layer(layer), Asked::foreign);
+        let taken = taken(&cells, Reading::Transform, layer, Asked::foreign);
+        vec![
+            (layer + 1).to_string(),
+            interval(&spread(Vectors::Layer(layer)).over(&all)),
+            within(&r2, decimals(3)),
+            interval(&taken.estimate()),
+        ]
+    };
+    let text = format!(
+        "Setting ML-SFT, mean over {}.\n\n{}\nOn the test prompts in other languages than English: a layer's share of the \
+         variance of the English activations, R2 of *F W*<sub>T</sub> there, and how often the Decision Maker takes that \
+         layer from W_T.\n\n{}",
+        seeds(fits.len()),
+        markdown::table(&head, &(0..layers).map(fitted).collect::<Vec<_>>()),
+        markdown::table(
+            &["layer", "of the variance, %", "R2", "taken, %"],
+            &(0..layers).filter(|_| all.seeds() > 0).map(used).collect::<Vec<_>>()
+        ),
+    );
     Section { title: "Table 2, layer by layer".into(), text, files: Vec::new() }
 }
