@@ -126,6 +126,12 @@ pub fn connection(evidence: &Evidence) -> Section {
             };
             format!("{:.0}", 100.0 * over(&of).mean)
         };
+        // A mean of all layers takes none.
+        let taken = if way.ends_with("pool = mean") {
+            "–".into()
+        } else {
+            (0..layers).map(share).collect::<Vec<_>>().join(" ")
+        };
         vec![
             way,
             runs.len().to_string(),
@@ -137,7 +143,7 @@ pub fn connection(evidence: &Evidence) -> Section {
                 let answers = cell.test.readings.get(&Reading::Transform);
                 answers.map_or(f64::NAN, |answers| answers.vector_norm / answers.stream_norm.max(1e-12))
             }),
-            (0..layers).map(share).collect::<Vec<_>>().join(" "),
+            taken,
         ]
     };
     let rows: Vec<Vec<String>> = ways.into_iter().map(row).collect();
