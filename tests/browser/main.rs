@@ -19,8 +19,13 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use webdriver::{Browser, WITH_WEBGPU, WITHOUT_WEBGPU};
 use xtask::site::Fault;
 use xtask::steps::target_dir;
+use xtask::suite::ESSENTIAL_ONLY;
 
 const LONGEST_TASK_MS: f64 = 200.0;
+/// Parts of the names of the tests that run where there is no time for all: both panes give the trainer's tokens in two
+/// browsers, on WebGPU and on the CPU, and the page shows it.
+const ESSENTIAL: [&str; 6] =
+    ["offers WebGPU", "every source", "golden self-test", "verdict before", "an Arabic", "fits a desk"];
 
 /// The page in Chromium on WebGPU, loaded once for all tests that only ask it something: its self-test takes half a minute
 /// where two cores play the graphics card.
@@ -75,6 +80,14 @@ fn main() -> ExitCode {
         large::a_large_bundle_is_streamed,
     ));
     trials.extend(bundles::TESTS.map(|(name, test)| alone(name, test)));
+    if std::env::var_os(ESSENTIAL_ONLY).is_some() {
+        let is_essential = |trial: &Trial| ESSENTIAL.iter().any(|part| trial.name().contains(part));
+        let ignored = |trial: Trial| {
+            let ignored = !is_essential(&trial);
+            trial.with_ignored_flag(ignored)
+        };
+        trials = trials.into_iter().map(ignored).collect();
+    }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The last owner ends the browser; leaving by `exit` would not.
     drop(shared);
