@@ -22,8 +22,8 @@ use xtask::steps::target_dir;
 use xtask::suite::ESSENTIAL_ONLY;
 
 const LONGEST_TASK_MS: f64 = 200.0;
-/// Parts of the names of the tests that run where there is no time for all: both panes give the trainer's tokens in two
-/// browsers, on WebGPU and on the CPU, and the page shows it.
+/// Parts of the names of the tests that run where there is no time for all: both panes give the trainer's tokens in Chromium
+/// on WebGPU and on the CPU, Firefox passes the self-test, and the page fits its screens.
 const ESSENTIAL: [&str; 6] =
     ["offers WebGPU", "every source", "golden self-test", "verdict before", "an Arabic", "fits a desk"];
 
