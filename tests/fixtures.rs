@@ -7,7 +7,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use shared_data::shared;
-use trainer::verify::{Report, check};
+use trainer::verify::{Report, Within, check};
 
 fn report_of(folder: &Path) -> Report {
     check(folder, &Device::flex()).unwrap_or_else(|error| panic!("{}: {error:#}", folder.display()))
@@ -54,11 +54,40 @@ fn a_wrong_expected_number_fails_and_is_named() {
     change(&file, "fused.noisy.logits", |b| (f32::from_le_bytes(b) + 3e-4).to_le_bytes());
     change(&file, "traj.cc.loss", |_| f32::NAN.to_le_bytes());
     change(&file, "infer.wt.tokens", |b| (i64::from_le_bytes(b) + 1).to_le_bytes());
+    change(&file, "batch.labels", |b| (i64::from_le_bytes(b) + 1).to_le_bytes());
+    rename(&file, "grad_vanilla.l2", "grad_vanilla.l1");
     let report = report_of(changed.path());
     let failed: Vec<&str> = report.failed().map(|check| check.quantity.as_str()).collect();
-    assert_eq!(failed, ["fused.noisy.logits", "traj.cc.loss", "infer.wt.tokens"]);
+    assert_eq!(
+        failed,
+        [
+            "batch.labels",
+            "fused.noisy.logits",
+            "traj.cc.loss",
+            "grad_vanilla.l2 is missing",
+            "infer.wt.tokens",
+            "tensors left out: [\"grad_vanilla.l1\"]"
+        ]
+    );
     assert!(report.to_string().contains("FAIL  fused.noisy.logits"), "{report}");
-    assert!(report.to_string().ends_with(" passed, 3 failed"), "{report}");
+    assert!(report.to_string().ends_with(" passed, 6 failed"), "{report}");
+}
+
+#[test]
+fn nothing_equals_nothing_and_no_number_equals_none() {
+    let mut report = Report::default();
+    report.compare_with("a gradient that is zero", &[0.0], &[0.0], Within::RelativeL2(1e-9));
+    report.compare_with("one that should be", &[1e-3], &[0.0], Within::RelativeL2(1e-9));
+    report.compare_with("no number", &[f64::NAN], &[0.0], Within::RelativeL2(1e-9));
+    assert_eq!(report.checks.iter().map(|check| check.passed()).collect::<Vec<_>>(), [true, false, false]);
+}
+
+/// Gives a tensor another name of the same length.
+fn rename(file: &Path, tensor: &str, name: &str) {
+    let mut bytes = fs::read(file).unwrap();
+    let at = bytes.windows(tensor.len()).position(|found| found == tensor.as_bytes()).unwrap();
+    bytes[at..at + name.len()].copy_from_slice(name.as_bytes());
+    fs::write(file, bytes).unwrap();
 }
 
 /// Rewrites the first number of a tensor.

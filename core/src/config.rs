@@ -65,10 +65,10 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
 }
 
+/// The keys that are read. Those that may be absent may be null as well.
 #[derive(Deserialize)]
 struct HfConfig {
-    #[serde(default)]
-    architectures: Vec<String>,
+    architectures: Option<Vec<String>>,
     model_type: Option<String>,
     hidden_size: usize,
     intermediate_size: usize,
@@ -82,14 +82,10 @@ struct HfConfig {
     rope_scaling: Option<Value>,
     rope_parameters: Option<Value>,
     rms_norm_eps: f64,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    #[serde(default)]
-    use_sliding_window: bool,
+    tie_word_embeddings: Option<bool>,
+    attention_bias: Option<bool>,
+    mlp_bias: Option<bool>,
+    use_sliding_window: Option<bool>,
     sliding_window: Option<Value>,
     layer_types: Option<Vec<String>>,
     quantization_config: Option<Value>,
@@ -121,7 +117,7 @@ impl ModelConfig {
         let unsupported = |key: &str, found: &dyn core::fmt::Debug, expected: &str| {
             Err(Error::Config(format!("`{key}` is {found:?}; supported here: {expected}")))
         };
-        let named = hf.architectures.first().cloned().or(hf.model_type.clone()).unwrap_or_default();
+        let named = hf.architectures.iter().flatten().next().or(hf.model_type.as_ref()).cloned().unwrap_or_default();
         let family = match named.as_str() {
             "LlamaForCausalLM" | "llama" => Family::Llama,
             "Qwen2ForCausalLM" | "qwen2" => Family::Qwen2,
@@ -134,10 +130,10 @@ impl ModelConfig {
         if hf.hidden_act.as_deref().is_some_and(|act| act != "silu") {
             return unsupported("hidden_act", &hf.hidden_act, "silu");
         }
-        if hf.mlp_bias {
+        if hf.mlp_bias == Some(true) {
             return unsupported("mlp_bias", &true, "false");
         }
-        if hf.attention_bias && family != Family::Qwen2 {
+        if hf.attention_bias == Some(true) && family != Family::Qwen2 {
             return unsupported("attention_bias", &true, "false but for Qwen2");
         }
         if let Some(scheme) = hf.quantization_config.filter(|scheme| !scheme.is_null()) {
@@ -149,7 +145,7 @@ impl ModelConfig {
         if let Some(other) = hf.layer_types.iter().flatten().find(|kind| *kind != "full_attention") {
             return unsupported("layer_types", other, "full_attention");
         }
-        if hf.use_sliding_window {
+        if hf.use_sliding_window == Some(true) {
             return unsupported("use_sliding_window", &true, "false");
         }
         // Of the others' configurations only Mistral's means it without a switch; as wide as the context it hides nothing.
@@ -216,7 +212,7 @@ impl ModelConfig {
             rope_theta: rope_theta.unwrap_or(10_000.0),
             rope_scaling,
             rms_norm_eps: hf.rms_norm_eps,
-            tie_word_embeddings: hf.tie_word_embeddings,
+            tie_word_embeddings: hf.tie_word_embeddings.unwrap_or(false),
             attention_bias: family == Family::Qwen2,
             eos_token_ids: match hf.eos_token_id {
                 Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).map(|id| id as u32).collect(),

@@ -54,10 +54,10 @@ pub struct Twins<'m> {
 impl<'s> Distinct<'s> {
     pub fn of(batch: &[&'s Sample]) -> Self {
         let mut samples: Vec<&Sample> = Vec::new();
-        let mut known: HashMap<&[u32], usize> = HashMap::new();
+        let mut known: HashMap<(&[u32], usize), usize> = HashMap::new();
         let mut of_row = Vec::with_capacity(batch.len());
         for &sample in batch {
-            of_row.push(*known.entry(&sample.english.ids).or_insert_with(|| {
+            of_row.push(*known.entry((&sample.english.ids, sample.english.anchor)).or_insert_with(|| {
                 samples.push(sample);
                 samples.len() - 1
             }));

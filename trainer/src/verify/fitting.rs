@@ -30,8 +30,8 @@ pub fn transform_matrix(fixture: &Fixture, report: &mut Report) -> Result<()> {
     };
     let reading = Reading { model: &fixture.model, site: Site::FeedForward, token_budget: 0 };
     let from_stored = fitted(expected.get("wt.A")?, expected.get("wt.B")?)?;
-    report.compare(expected, "wt.W_f64", &from_stored, Within::RelativeL2(1e-9))?;
-    report.compare(expected, "wt.W", &from_stored, Within::RelativeL2(1e-6))?;
+    report.compare(expected, "wt.W_f64", &from_stored, Within::RelativeL2(1e-9));
+    report.compare(expected, "wt.W", &from_stored, Within::RelativeL2(1e-6));
     let numbers = |rows: Vec<f32>| rows.into_iter().map(f64::from).collect::<Vec<f64>>();
     let rows = |pairs: &[Twins]| {
         let side =
@@ -45,8 +45,8 @@ pub fn transform_matrix(fixture: &Fixture, report: &mut Report) -> Result<()> {
     for (set, suffix, pairs) in [("in", "", &fixture.pairs), ("holdout", "_holdout", &fixture.holdout)] {
         let (a, b) = (format!("wt.A{suffix}"), format!("wt.B{suffix}"));
         let (own_a, own_b) = rows(pairs);
-        report.compare(expected, &a, &own_a, CAPTURE)?;
-        report.compare(expected, &b, &own_b, CAPTURE)?;
+        report.compare(expected, &a, &own_a, CAPTURE);
+        report.compare(expected, &b, &own_b, CAPTURE);
         judged(fixture, report, &format!("wt.{set}"), "", (expected.get(&a)?, expected.get(&b)?, w), 1e-9)?;
         judged(fixture, report, &format!("wt.{set}"), " from own rows", (&own_a, &own_b, &own), 2e-5)?;
     }
@@ -78,7 +78,9 @@ fn judged(
         [("mse", &[all.mse][..]), ("r2", &[all.r2]), ("r2_uncentered", &[all.r2_uncentered]), ("layer_mse", &layers)];
     for (name, found) in metrics {
         let stored = fixture.expected.get(&format!("{set}.{name}"))?;
-        report.compare_with(&format!("{set}.{name}{from}"), found, stored, Within::Absolute(bound));
+        // R2 far below zero, as it may be on other pairs, is a large number.
+        let scale = stored.iter().fold(1.0, |scale: f64, number| scale.max(number.abs()));
+        report.compare_with(&format!("{set}.{name}{from}"), found, stored, Within::Absolute(bound * scale));
     }
     Ok(())
 }
@@ -113,8 +115,8 @@ pub fn answers(fixture: &Fixture, report: &mut Report) -> Result<()> {
             reported.extend(read_sync(decoding.connections())?.into_iter().flatten());
             tokens.extend(read_sync(decoding.finish())?.concat().into_iter().map(f64::from));
         }
-        report.compare(expected, &format!("infer.{mode}.first_logits"), &logits, LOGITS)?;
-        report.compare(expected, &format!("infer.{mode}.tokens"), &tokens, Within::Equal)?;
+        report.compare(expected, &format!("infer.{mode}.first_logits"), &logits, LOGITS);
+        report.compare(expected, &format!("infer.{mode}.tokens"), &tokens, Within::Equal);
         if source != Source::None {
             connections(fixture, report, mode, &reported)?;
         }
@@ -129,7 +131,7 @@ pub fn answers(fixture: &Fixture, report: &mut Report) -> Result<()> {
 fn connections(fixture: &Fixture, report: &mut Report, mode: &str, reported: &[Connection]) -> Result<()> {
     let name = |quantity: &str| format!("infer.{mode}.{quantity}");
     let layers: Vec<f64> = reported.iter().map(|connection| connection.layer as f64).collect();
-    report.compare(&fixture.expected, &name("choice"), &layers, Within::Equal)?;
+    report.compare(&fixture.expected, &name("choice"), &layers, Within::Equal);
     let found: Vec<f64> = reported.iter().flat_map(|c| &c.probabilities).map(|&p| f64::from(p)).collect();
     let stored = values(softmax(fixture.input(&name("H"))?, 1));
     report.compare_with(&name("H as reported probabilities"), &found, &stored, DECISION);
@@ -164,9 +166,9 @@ fn decisions(
     let wt_v = folded.vector(&own, wt.weights.clone());
     for (mode, g, decision, v) in [("parallel", g, parallel, v), ("wt", transform.apply(&own), wt, wt_v)] {
         let name = |quantity: &str| format!("infer.{mode}.{quantity}");
-        report.compare(expected, &name("G"), &layers_first(g.0), CAPTURE)?;
-        report.compare(expected, &name("H"), &values(decision.logits), DECISION)?;
-        report.compare(expected, &name("v"), &values(v), CAPTURE)?;
+        report.compare(expected, &name("G"), &layers_first(g.0), CAPTURE);
+        report.compare(expected, &name("H"), &values(decision.logits), DECISION);
+        report.compare(expected, &name("v"), &values(v), CAPTURE);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use cctuning::chat::Prompt;
 use cctuning::config::ModelConfig;
@@ -102,11 +102,17 @@ impl Fixture {
             .with_context(|| folder.join("case.json").display().to_string())?;
         let expected = Expected::from_bytes(&read("expected.safetensors")?)
             .with_context(|| folder.join("expected.safetensors").display().to_string())?;
-        let config = load_config(folder)?;
+        let mut config = load_config(folder)?;
+        let samples = case.batch.iter().enumerate().map(|(at, row)| row.sample(at)).collect::<Result<Vec<Sample>>>()?;
+        // The reference goes past the positions that a configuration names.
+        let rows = case.batch.iter().map(|row| &row.pair);
+        let read = rows.chain(case.transform.iter().flat_map(|all| all.pairs.iter().chain(&all.holdout)));
+        let asked = case.inference.prompts.iter().map(|pair| pair.longest() + case.inference.n_new);
+        config.max_positions = read.map(Pair::longest).chain(asked).fold(config.max_positions, usize::max);
         let model = load_weights(folder, &config, 0, device)?;
         let twins = |pairs: &[Pair]| pairs.iter().map(Pair::twins).collect();
         Ok(Self {
-            samples: case.batch.iter().enumerate().map(|(at, row)| row.sample(at)).collect(),
+            samples,
             pairs: case.transform.as_ref().map_or_else(Vec::new, |all| twins(&all.pairs)),
             holdout: case.transform.as_ref().map_or_else(Vec::new, |all| twins(&all.holdout)),
             prompts: twins(&case.inference.prompts),
@@ -117,6 +123,11 @@ impl Fixture {
             model,
             expected,
         })
+    }
+
+    /// Whether the folder has to hold a quantity, or holds it of its own accord.
+    pub fn promises(&self, quantity: &str) -> bool {
+        self.case.kind == Kind::Full || self.expected.holds(quantity)
     }
 
     pub fn batch(&self) -> Vec<&Sample> {
@@ -139,6 +150,10 @@ impl Fixture {
 }
 
 impl Pair {
+    fn longest(&self) -> usize {
+        self.ids.len().max(self.en_ids.as_ref().map_or(0, Vec::len))
+    }
+
     fn twins(&self) -> Twins {
         let prompt = |ids: &[u32], anchor| Prompt { ids: ids.to_vec(), anchor, content: 0..anchor };
         let own = prompt(&self.ids, self.anchor);
@@ -151,10 +166,19 @@ impl Pair {
 }
 
 impl Row {
-    fn sample(&self, at: usize) -> Sample {
+    fn sample(&self, at: usize) -> Result<Sample> {
         let (mut prompt, english) = self.pair.twins();
+        let (len, anchor) = (prompt.ids.len(), prompt.anchor);
+        ensure!(
+            anchor < self.prompt_len && self.prompt_len < len && english.anchor < english.ids.len(),
+            "case.json: row {at}: expected an anchor in the prompt and an answer after it, found anchor {anchor}, \
+             prompt_len {} and {len} ids, and anchor {} of {} English ids",
+            self.prompt_len,
+            english.anchor,
+            english.ids.len()
+        );
         let answer = prompt.ids.split_off(self.prompt_len);
-        Sample { id: format!("row {at}"), lang: "und".into(), prompt, english, answer }
+        Ok(Sample { id: format!("row {at}"), lang: "und".into(), prompt, english, answer })
     }
 }
 
@@ -174,7 +198,8 @@ impl Expected {
         Ok(Self { tensors, read: RefCell::default() })
     }
 
-    fn entry(&self, name: &str) -> Result<&(Vec<usize>, Vec<f64>)> {
+    /// The shape of a tensor, and its numbers in stored order.
+    pub fn entry(&self, name: &str) -> Result<&(Vec<usize>, Vec<f64>)> {
         self.read.borrow_mut().insert(name.into());
         self.tensors.get(name).ok_or_else(|| anyhow!("expected.safetensors has no `{name}`"))
     }
@@ -193,11 +218,11 @@ impl Expected {
         self.tensors.contains_key(name)
     }
 
-    /// Quantities nobody asked for. The batch is repeated in case.json; bf16 arithmetic is there for orientation.
+    /// Quantities nobody asked for. What stock bf16 arithmetic gives is there for orientation.
     pub fn unread(&self) -> impl Iterator<Item = &str> {
         let read = self.read.borrow().clone();
         let names = self.tensors.keys().filter(move |name| !read.contains(*name)).map(String::as_str);
-        names.filter(|name| !name.starts_with("batch.") && !name.ends_with("_bf16_compute"))
+        names.filter(|name| *name != "vanilla.logits_bf16_compute")
     }
 }
 

@@ -1,6 +1,6 @@
 //! Gradients of one step in both modes, and five AdamW steps.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use cctuning::checkpoint::{Checkpoint, Storage, save};
@@ -23,13 +23,17 @@ const LR: f64 = 1e-3;
 
 /// `grad_vanilla.*`, `traj.vanilla.*` and `traj.vanilla_clip2.*`
 pub fn vanilla(fixture: &Fixture, report: &mut Report) -> Result<()> {
-    if fixture.expected.holds("grad_vanilla.l2") {
+    if fixture.promises("grad_vanilla.l2") {
         let noise = Tensor::zeros([fixture.samples.len(), fixture.config.n_layers], &fixture.device);
         let gradients = one_step(fixture, &fixture.model.clone().train(), Method::Sft, noise).gradients;
         let norms = norms(&fixture.case.param_names, |name| Ok(gradient(&gradients, fixture, name)))?;
-        report.compare(&fixture.expected, "grad_vanilla.l2", &norms, GRADIENT_NORM)?;
+        report.compare(&fixture.expected, "grad_vanilla.l2", &norms, GRADIENT_NORM);
+    }
+    if fixture.promises("traj.vanilla.loss") {
         steps(fixture, report, "traj.vanilla", Method::Sft, 1.0)?;
-        let clip = fixture.case.clip2.context("case.json: `clip2` is missing beside a trajectory")?;
+    }
+    if fixture.promises("traj.vanilla_clip2.loss") {
+        let clip = fixture.case.clip2.context("case.json: `clip2` is missing beside traj.vanilla_clip2")?;
         steps(fixture, report, "traj.vanilla_clip2", Method::Sft, clip)?;
     }
     Ok(())
@@ -38,14 +42,15 @@ pub fn vanilla(fixture: &Fixture, report: &mut Report) -> Result<()> {
 /// `grad_detached.*`, `grad_full.*` and `traj.cc.*`
 pub fn connected(fixture: &Fixture, report: &mut Report) -> Result<()> {
     let model = fixture.model.clone().train();
+    ensure!(!fixture.case.gradient_tensors.is_empty(), "case.json: `gradient_tensors` names no tensor");
     for (mode, english_grad) in [("grad_detached", EnglishGrad::Detach), ("grad_full", EnglishGrad::Full)] {
         let cc = Cc { english_grad, ..fixture.cc() };
         let result = one_step(fixture, &model, Method::Cc(&cc), fixture.input("dm.g")?);
         let gradient = |name: &str| gradient(&result.gradients, fixture, name);
         let norms = norms(&fixture.case.param_names, |name| Ok(gradient(name)))?;
-        report.compare(&fixture.expected, &format!("{mode}.l2"), &norms, GRADIENT_NORM)?;
+        report.compare(&fixture.expected, &format!("{mode}.l2"), &norms, GRADIENT_NORM);
         for name in &fixture.case.gradient_tensors {
-            report.compare(&fixture.expected, &format!("{mode}.{name}"), &gradient(name), GRADIENT)?;
+            report.compare(&fixture.expected, &format!("{mode}.{name}"), &gradient(name), GRADIENT);
         }
     }
     steps(fixture, report, "traj.cc", Method::Cc(&fixture.cc()), 1.0)
@@ -66,7 +71,9 @@ fn steps(fixture: &Fixture, report: &mut Report, run: &str, method: Method, clip
         let noise = match method {
             Method::Sft | Method::Dft(_) => Tensor::zeros([rows, fixture.config.n_layers], &fixture.device),
             Method::Cc(cc) => {
-                let noise = fixture.input("traj.noise")?.narrow(0, at * rows, rows);
+                let noise = fixture.input("traj.noise")?;
+                ensure!(noise.dims()[0] == (STEPS + 1) * rows, "`traj.noise`: expected noise for {} steps", STEPS + 1);
+                let noise = noise.narrow(0, at * rows, rows);
                 let selection = Selection::Gumbel { noise: noise.clone(), tau: 1.0 };
                 chosen.extend(choices(decide(fixture, &model.valid(), cc, &selection).weights));
                 noise
@@ -83,21 +90,23 @@ fn steps(fixture: &Fixture, report: &mut Report, run: &str, method: Method, clip
         grad_norms.push(stepped.grad_norm);
     }
     let expected = &fixture.expected;
-    report.compare(expected, &format!("{run}.loss"), &losses, STEPS_LOSS)?;
-    report.compare(expected, &format!("{run}.grad_norm"), &grad_norms, STEPS_NORM)?;
+    report.compare(expected, &format!("{run}.loss"), &losses, STEPS_LOSS);
+    report.compare(expected, &format!("{run}.grad_norm"), &grad_norms, STEPS_NORM);
     if !chosen.is_empty() {
-        report.compare(expected, "traj.choice", &chosen, Within::Equal)?;
+        report.compare(expected, "traj.choice", &chosen, Within::Equal);
     }
-    if expected.holds(&format!("{run}.final_l2")) {
+    // Of the second clipping only the course is told.
+    if run != "traj.vanilla_clip2" && fixture.promises(&format!("{run}.final_l2")) {
         let bytes = save(&model.valid(), Storage::F32)?;
         let mut trained = Checkpoint::default();
         trained.add("the trained model", &bytes)?;
         let read = |name: &str| Ok(trained.read(name)?.1.into_iter().map(f64::from).collect::<Vec<f64>>());
-        report.compare(expected, &format!("{run}.final_l2"), &norms(&fixture.case.param_names, read)?, FINAL)?;
+        report.compare(expected, &format!("{run}.final_l2"), &norms(&fixture.case.param_names, read)?, FINAL);
         for name in ["model.source_select.weight", "model.norm.weight"] {
             let quantity = format!("{run}.final.{name}");
-            if expected.holds(&quantity) {
-                report.compare(expected, &quantity, &read(name)?, FINAL)?;
+            // Vanilla training leaves the Decision Maker alone.
+            if !(name.contains("source_select") && matches!(method, Method::Sft)) && fixture.promises(&quantity) {
+                report.compare(expected, &quantity, &read(name)?, FINAL);
             }
         }
     }
