@@ -135,6 +135,11 @@ fn a_finished_run_and_an_export_in_place_leave_the_fitted_matrix() {
     assert_eq!(matrix(), fitted);
     trainer(&["export", "hf", "run/model", "--out", "run/model", "--dtype", "f32"]);
     assert_eq!(matrix(), fitted);
+    let whole = weights(&dir.path().join("run/model"));
+    let mut rounded = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    rounded.current_dir(dir.path()).args(["export", "hf", "run/model", "--out", "run/model"]);
+    assert!(stderr(&rounded.output().unwrap()).contains("name another"));
+    assert_eq!(weights(&dir.path().join("run/model")), whole);
     // A folder of other weights is no witness of this run, and their matrix goes with all that was said of it.
     fs::copy(dir.path().join("model/model.safetensors"), dir.path().join("run/model/model.safetensors")).unwrap();
     finished(train(dir.path(), "cc", "run", &[]));

@@ -50,7 +50,7 @@ fn a_gold_answer_scores_full_under_every_rule_that_can_reach_it() {
         for item in &items {
             let missed = scorers::unreachable(item);
             for (rule, judgement) in scorers::judge(item, &item.gold[0]) {
-                assert_eq!(judgement.score < 1.0 - 1e-12, missed.contains(&rule), "{} {rule}", item.id);
+                assert!(judgement.score > 1.0 - 1e-12 || missed.contains(&rule), "{} {rule}", item.id);
             }
             for rule in missed {
                 *counts.entry(format!("{} {rule}", which.name())).or_default() += 1;
@@ -61,11 +61,14 @@ fn a_gold_answer_scores_full_under_every_rule_that_can_reach_it() {
             }
         }
     }
-    // Bare labels have no parentheses; of XLSum, `google` sees nothing in most golds of ar, hi, ru and ur.
+    // Bare labels have no parentheses; of XLSum, `google` sees nothing in most golds of ar, hi, ru and ur. Some golds of vi,
+    // and of XQuAD in ar and hi, are not composed.
     let expected = [
         ("MMMLU parenthesised", 10_000),
-        ("XLSum google", 325),
+        ("XLSum google", 352),
+        ("XLSum xlsum", 40),
         ("XNLI parenthesised", 10_000),
+        ("XQuAD paper", 36),
         ("XStoryCloze parenthesised", 15_110),
     ];
     assert_eq!(counts, expected.map(|(rule, n)| (rule.to_string(), n)).into());
@@ -98,12 +101,18 @@ fn each_choice_rule_reads_an_answer_in_its_way() {
         ("(D) All of the above", None, Some("D"), Some("D")),
         ("(A) or (B)", None, Some("A"), None),
         ("no idea", None, None, None),
-        ("答案是B。", Some("B"), None, None),
+        ("答案是B。", Some("B"), Some("B"), None),
+        ("B입니다", Some("B"), Some("B"), None),
+        ("Bản A", None, Some("A"), None),
     ] {
         assert_eq!(choice::only_option(answer, &letters), paper, "{answer}");
         assert_eq!(choice::first_option(answer, &letters), first, "{answer}");
         assert_eq!(choice::parenthesised(answer, &letters), parenthesised, "{answer}");
     }
+    for answer in ["2번", "คือ2", "２。", "الإجابة: ٢", "(२)"] {
+        assert_eq!(choice::first_option(answer, &["1", "2", "3"]), Some("2"), "{answer}");
+    }
+    assert_eq!(choice::first_option("12", &["1", "2"]), None);
 }
 
 #[test]
@@ -132,7 +141,13 @@ fn numbers_and_dates_are_found_as_each_language_writes_them() {
     assert!(contains("en", "25.0 episodes", "about 25 of them"));
     assert!(contains("de", "114194.0", "114.194 Menschen"));
     assert!(contains("de", "0.86 dollar", "0,86 Dollar"));
-    for (gold, answer) in [("30.0", "3.0 million"), ("15.0", "1.5"), ("12345.0", "1,234.5")] {
+    for (gold, answer) in [
+        ("30.0", "3.0 million"),
+        ("15.0", "1.5"),
+        ("12345.0", "1,234.5"),
+        ("1000.0", "1.000.000"),
+        ("1000.0", "1,000,000"),
+    ] {
         assert!(!contains("en", gold, answer), "{gold} is not {answer}");
     }
     assert!(contains("en", "1234.5", "1,234.5") && contains("en", "1234.0", "1,234"));
@@ -280,8 +295,24 @@ fn shards_divide_the_items_and_limits_count_per_language() {
     all.sort();
     all.dedup();
     assert_eq!(all.len(), 12);
-    succeed(dir, &format!("{eval} --benchmark xnli --lang sw --limit 2 --out some"));
+    // What the shards said, in one file, is what a single process says.
+    succeed(dir, &format!("{eval} --out alone"));
+    fs::create_dir(dir.join("joined")).unwrap();
+    fs::copy(dir.join("s1/eval.json"), dir.join("joined/eval.json")).unwrap();
+    let parts = [1, 2, 3].map(|shard| fs::read_to_string(dir.join(format!("s{shard}/items.jsonl"))).unwrap());
+    fs::write(dir.join("joined/items.jsonl"), parts.concat()).unwrap();
+    assert!(succeed(dir, &format!("{eval} --out joined")).contains("12 of 12 items are answered already"));
+    let summary = |out: &str| fs::read_to_string(dir.join(out).join("summary.csv")).unwrap();
+    assert_eq!(summary("joined"), summary("alone"));
+
+    let some = format!("{eval} --benchmark xnli --lang sw --limit 2 --out some");
+    assert!(!trainer(dir, &format!("{some} --source transform")).status.success(), "no matrix was fitted");
+    succeed(dir, &some);
     assert_eq!(ids("some"), ["XNLI/sw/0", "XNLI/sw/1"]);
+    let results = fs::read_dir(dir.join("some/lm_eval")).unwrap().map(|entry| entry.unwrap().path());
+    let results = results.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "json"));
+    let results: Value = serde_json::from_slice(&fs::read(results.unwrap()).unwrap()).unwrap();
+    assert_eq!((&results["config"]["limit"], &results["n-samples"]["xnli_sw"]["original"]), (&2.into(), &4.into()));
     for (wrong, expected) in [("--shard 4/3", "1/4"), ("--benchmark XNL", "XStoryCloze"), ("--lang xx", "xx")] {
         let output = trainer(dir, &format!("{eval} {wrong} --out wrong"));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

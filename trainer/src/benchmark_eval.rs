@@ -40,32 +40,38 @@ pub struct BenchmarkArgs {
     #[arg(long)]
     pub benchmarks: Option<PathBuf>,
     /// Only these: XNLI, XStoryCloze, MMMLU, MKQA, XQuAD, XLSum
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', requires = "benchmarks")]
     pub benchmark: Vec<String>,
     /// Only these languages, where a benchmark has them
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', requires = "benchmarks")]
     pub lang: Vec<String>,
-    /// The first items of each benchmark and language; 0 asks all
-    #[arg(long, default_value_t = 0)]
-    pub limit: usize,
-    /// Every n-th item from the i-th: `1/4` to `4/4` for four processes
-    #[arg(long, value_name = "I/N")]
+    /// The first items of each benchmark and language; `eval.limit` of the recipe unless given, 0 asks all
+    #[arg(long, requires = "benchmarks")]
+    pub limit: Option<usize>,
+    /// Every n-th item from the i-th: `1/4` to `4/4` for four processes, each with its own --out. To join them, put their
+    /// items.jsonl into one, beside the eval.json of one of them, and call without --shard
+    #[arg(long, value_name = "I/N", requires = "benchmarks")]
     pub shard: Option<String>,
-    /// Where the answers and the summaries go; a run that was stopped goes on there
-    #[arg(long)]
+    /// Where the answers and the summaries go, `run.out` of the recipe unless given; a run that was stopped goes on there
+    #[arg(long, requires = "benchmarks")]
     pub out: Option<PathBuf>,
 }
 
-/// The questions of a run: all that could be asked, and the numbers of those that are.
+/// The questions of a run: all that could be asked, the numbers of those that the run asks, and of those among them that
+/// this process does.
 pub struct Questions {
     pub all: Vec<Item>,
+    pub chosen: Vec<usize>,
     pub asked: Vec<usize>,
+    /// Items of each benchmark and language at most; 0 is no limit.
+    pub limit: usize,
 }
 
 impl Questions {
     /// # Errors
     /// The benchmarks cannot be read, or the arguments ask for what is not there.
-    pub fn load(folder: &Path, args: &BenchmarkArgs) -> Result<Self> {
+    pub fn load(folder: &Path, args: &BenchmarkArgs, recipe: &Recipe) -> Result<Self> {
+        let limit = args.limit.unwrap_or(recipe.eval.limit);
         let chosen: Vec<Benchmark> = match args.benchmark.is_empty() {
             true => Benchmark::ALL.into_iter().filter(|one| folder.join(one.name()).is_dir()).collect(),
             false => args.benchmark.iter().map(|name| Benchmark::named(name)).collect::<Result<_>>()?,
@@ -85,17 +91,16 @@ impl Questions {
         }
         let (shard, shards) = shard(args.shard.as_deref())?;
         let mut seen: BTreeMap<(Benchmark, &str), usize> = BTreeMap::new();
-        let mut asked = Vec::new();
+        let mut chosen = Vec::new();
         for (at, item) in all.iter().enumerate() {
             let seen = seen.entry((item.benchmark, &item.lang)).or_default();
             *seen += 1;
-            if (args.limit == 0 || *seen <= args.limit) && (args.lang.is_empty() || args.lang.contains(&item.lang)) {
-                asked.push(at);
+            if (limit == 0 || *seen <= limit) && (args.lang.is_empty() || args.lang.contains(&item.lang)) {
+                chosen.push(at);
             }
         }
-        let asked =
-            asked.into_iter().enumerate().filter(|(at, _)| at % shards == shard).map(|(_, item)| item).collect();
-        Ok(Self { all, asked })
+        let asked = chosen.iter().skip(shard).step_by(shards).copied().collect();
+        Ok(Self { all, chosen, asked, limit })
     }
 }
 
@@ -137,7 +142,7 @@ pub fn evaluate(
         println!("left out: {} items without an English twin, {} the first of them", alone.len(), first.id);
     }
     ensure!(!items.is_empty(), "nothing is left to ask; take a higher --limit, more languages or fewer shards");
-    let mut run = description(model_path, folder, &items, options, recipe)?;
+    let mut run = description(model_path, folder, questions, options, recipe)?;
     let done = go_on(out, &mut run)?;
     let known: HashSet<&str> = done.iter().map(|record| record.id.as_str()).collect();
 
@@ -201,12 +206,12 @@ pub fn evaluate(
         progress.count(answered, "items");
     }
     drop((progress, file));
-    finish(out, &items, &run)?;
+    finish(out, questions, &items, &run)?;
     Ok(true)
 }
 
 /// Puts the records into the order of the items and writes the summaries.
-fn finish(out: &Path, items: &[&Item], run: &Value) -> Result<()> {
+fn finish(out: &Path, questions: &Questions, items: &[&Item], run: &Value) -> Result<()> {
     let records = read_records(&out.join(ITEMS_FILE))?;
     let by_id: BTreeMap<&str, &Record> = records.iter().map(|record| (record.id.as_str(), record)).collect();
     let of_item =
@@ -236,7 +241,7 @@ fn finish(out: &Path, items: &[&Item], run: &Value) -> Result<()> {
     write_file_atomically(&out.join("summary.md"), results::markdown(&cells, &title).as_bytes())?;
     write_file_atomically(&out.join("summary.csv"), results::csv(&cells).as_bytes())?;
     write_file_atomically(&out.join("unreachable.json"), serde_json::to_string_pretty(&unreachable)?.as_bytes())?;
-    let told = lm_eval::Run { model: said("model"), started: said(STARTED), arguments: run };
+    let told = lm_eval::Run { model: said("model"), started: said(STARTED), arguments: run, all: &questions.all };
     lm_eval::write(out, &items, &in_order, &cells, &told)?;
     println!("{}: {ITEMS_FILE}, summary.md, summary.csv, unreachable.json, lm_eval", out.display());
     Ok(())
@@ -246,12 +251,13 @@ fn finish(out: &Path, items: &[&Item], run: &Value) -> Result<()> {
 fn go_on(out: &Path, run: &mut Value) -> Result<Vec<Record>> {
     fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let (described, items) = (out.join(RUN_FILE), out.join(ITEMS_FILE));
-    if !described.exists() {
-        ensure!(!items.exists(), "{}: holds {ITEMS_FILE} but no {RUN_FILE}; take another --out", out.display());
+    // Before its first answer a run may still become another one.
+    if !fs::metadata(&items).is_ok_and(|items| items.len() > 0) {
         run[STARTED] = json!(lm_eval::now());
         write_file_atomically(&described, serde_json::to_string_pretty(run)?.as_bytes())?;
         return Ok(Vec::new());
     }
+    ensure!(described.exists(), "{}: holds {ITEMS_FILE} but no {RUN_FILE}; take another --out", out.display());
     let before = || -> Result<Value> { Ok(serde_json::from_slice(&fs::read(&described)?)?) };
     let before = before().with_context(|| format!("{}: not the description of a run", described.display()))?;
     // The same weights may lie elsewhere by now.
@@ -267,9 +273,6 @@ fn go_on(out: &Path, run: &mut Value) -> Result<Vec<Record>> {
         other.join("\n  ")
     );
     run[STARTED] = before.get(STARTED).cloned().unwrap_or_else(|| json!(lm_eval::now()));
-    if !items.exists() {
-        return Ok(Vec::new());
-    }
     let done = read_records(&items)?;
     // A half-written last line goes before anything is added behind it.
     let cut = || -> std::io::Result<()> {
@@ -283,13 +286,14 @@ fn go_on(out: &Path, run: &mut Value) -> Result<Vec<Record>> {
 fn description(
     path: &Path,
     folder: &ModelFolder,
-    items: &[&Item],
+    questions: &Questions,
     options: &GenerateOptions,
     recipe: &Recipe,
 ) -> Result<Value> {
-    let mut questions = Sha256::new();
-    for item in items {
-        questions.update(json!([item.id, item.prompt, item.english, item.gold]).to_string());
+    let mut items = Sha256::new();
+    for &at in &questions.chosen {
+        let item = &questions.all[at];
+        items.update(json!([item.id, item.prompt, item.english, item.gold]).to_string());
     }
     Ok(json!({
         "model": path.display().to_string(),
@@ -301,8 +305,9 @@ fn description(
         "max_new_tokens": options.max_new_tokens,
         "stop_ids": options.stop_ids,
         "seed": recipe.cc.seed,
-        "items": items.len(),
-        "items_sha256": hex(&questions.finalize()),
+        "items": questions.chosen.len(),
+        "limit": questions.limit,
+        "items_sha256": hex(&items.finalize()),
     }))
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
 use cctuning::chat::Prompt;
 use cctuning::checkpoint::Storage;
@@ -263,6 +263,12 @@ fn dispatch(verb: Verb) -> Result<bool> {
         Verb::Data(DataVerb::Build { args, recipe }) => build(&args, &recipe.load()?, &Interrupt::install()?),
         Verb::Export(ExportVerb::Hf { folder, out, dtype, shard_size }) => {
             let folder = hub::resolve(&folder)?;
+            let place = |path: &Path| path.canonicalize().ok();
+            ensure!(
+                matches!(dtype, Dtype::F32) || place(&out).is_none() || place(&out) != place(&folder),
+                "--out {}: the folder that is exported; its only weights would be rounded, so name another",
+                out.display()
+            );
             let loaded = ModelFolder::load(&folder, None, 0, &Device::flex())?;
             loaded.save_shards(&loaded.model, &out, dtype.into(), shard_size)?;
             if let Some(transform) = &loaded.transform {
@@ -279,7 +285,7 @@ fn dispatch(verb: Verb) -> Result<bool> {
 }
 
 /// Some verbs are about what is shipped; a path would be ignored there, which nobody wants to find out later.
-fn only_builtin(verb: &str, key: &str, place: &Place) -> Result<()> {
+pub fn only_builtin(verb: &str, key: &str, place: &Place) -> Result<()> {
     match place {
         Place::Builtin => Ok(()),
         Place::Path(path) => bail!(
@@ -320,9 +326,9 @@ fn eval_folder(
     recipe: &RecipeArgs,
 ) -> Result<bool> {
     // Before the weights are read: a wrong name should not cost a minute.
-    let template = recipe.load()?.model.template.named();
-    let questions = asked.benchmarks.as_ref().map(|folder| Questions::load(folder, asked)).transpose()?;
-    let mut folder = ModelFolder::load(path, template, 0, &announce())?;
+    let named = recipe.load()?;
+    let questions = asked.benchmarks.as_ref().map(|folder| Questions::load(folder, asked, &named)).transpose()?;
+    let mut folder = ModelFolder::load(path, named.model.template.named(), 0, &announce())?;
     let recipe = &recipe.load_for(&folder)?;
     folder.settings.anchor = recipe.cc.anchor;
     folder.settings.connection = recipe.cc.connection();

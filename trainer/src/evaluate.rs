@@ -98,7 +98,7 @@ pub fn batches(lengths: &[usize]) -> Vec<Vec<usize>> {
 /// # Errors
 /// A single prompt has no other.
 pub fn others(n: usize, seed: u64) -> Result<Vec<usize>> {
-    ensure!(n != 1, "the shuffled source needs at least two prompts: a single one has no other to be confused with");
+    ensure!(n != 1, "expected at least two prompts, found 1: a shuffled or unrelated one is another prompt's");
     // Sattolo's shuffle: one cycle through all.
     let mut others: Vec<usize> = (0..n).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

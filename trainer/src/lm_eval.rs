@@ -19,11 +19,12 @@ use crate::scorers;
 
 const FOLDER: &str = "lm_eval";
 
-/// What the evaluation was told: its model, when it was begun, see [`now`], and everything else.
+/// What the evaluation was told: its model, when it was begun, see [`now`], everything else, and all that could be asked.
 pub struct Run<'r> {
     pub model: &'r str,
     pub started: &'r str,
     pub arguments: &'r Value,
+    pub all: &'r [Item],
 }
 
 /// Writes both kinds of file. `items` and `records` in the same order.
@@ -92,16 +93,19 @@ fn results(cells: &[Cell], run: &Run, task_hashes: Map<String, Value>) -> Value 
         });
         configs.insert(task.clone(), config);
         results.insert(task.clone(), result.into());
-        samples.insert(task.clone(), json!({"original": cell.n, "effective": cell.n}));
+        let original =
+            run.all.iter().filter(|item| (item.benchmark.name(), &*item.lang) == (&*cell.benchmark, &*cell.lang));
+        samples.insert(task.clone(), json!({"original": original.count(), "effective": cell.n}));
         better.insert(task.clone(), directions.into());
         versions.insert(task.clone(), json!(1));
         subtasks.insert(task.clone(), json!([]));
         shots.insert(task, json!(0));
     }
+    let limit = run.arguments["limit"].as_u64().filter(|&limit| limit > 0);
     json!({
         "results": results, "group_subtasks": subtasks, "configs": configs, "versions": versions, "n-shot": shots,
         "higher_is_better": better, "n-samples": samples, "task_hashes": task_hashes,
-        "config": {"model": "cc-tuning", "model_args": run.arguments, "limit": null, "bootstrap_iters": null},
+        "config": {"model": "cc-tuning", "model_args": run.arguments, "limit": limit, "bootstrap_iters": null},
         "model_source": "cc-tuning", "model_name": run.model,
     })
 }

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use crate::cli::RecipeArgs;
+use crate::cli::{RecipeArgs, only_builtin};
 use crate::inputs::CORPUS_SEED;
 use crate::interrupt::Interrupt;
 use crate::model_folder::shipped;
@@ -72,6 +72,7 @@ pub fn experiment(args: &ExperimentArgs) -> Result<bool> {
     }
     // What a person sets goes over what the profile changes.
     let recipe = &args.recipe.load_over(args.profile.overrides().iter().map(|text| text.to_string()).collect())?;
+    only_builtin("experiment", "data.train", &recipe.data.train)?;
     let base = match &recipe.model.path {
         Place::Builtin => shipped("base"),
         Place::Path(path) => hub::resolve(path)?,

@@ -1,5 +1,17 @@
 //! Which option an answer chooses.
 
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::dates::western_digits;
+
+/// Letters that stand beside an option without making a word of it: their scripts set no spaces, or hang particles on.
+static UNSPACED: LazyLock<Regex> = LazyLock::new(|| {
+    let scripts = r"^[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]$";
+    Regex::new(scripts).expect("a pattern that is written here")
+});
+
 /// The paper's rule: the one option that the answer contains anywhere, in a word or a number too.
 ///
 /// "(A) None" contains no other; "Answer: B" contains A as well, so it chooses nothing.
@@ -7,21 +19,24 @@ pub fn only_option<'o>(answer: &str, options: &[&'o str]) -> Option<&'o str> {
     the_only_one(options, |option| answer.contains(option))
 }
 
-/// The first option that stands alone: no letter and no digit beside it.
+/// The first option that stands alone, no digit and no letter of a spaced script beside it; digits of any script are read.
 pub fn first_option<'o>(answer: &str, options: &[&'o str]) -> Option<&'o str> {
+    let answer = western_digits(answer);
+    let joins = |c: char| c.is_alphanumeric() && !UNSPACED.is_match(c.encode_utf8(&mut [0; 4]));
     let standing_alone = |&option: &&'o str| {
         let alone = |&(at, _): &(usize, &str)| {
             let before = answer[..at].chars().next_back();
             let after = answer[at + option.len()..].chars().next();
-            !before.is_some_and(char::is_alphanumeric) && !after.is_some_and(char::is_alphanumeric)
+            !before.is_some_and(joins) && !after.is_some_and(joins)
         };
         answer.match_indices(option).find(alone).map(|(at, _)| (at, option))
     };
     options.iter().filter_map(standing_alone).min().map(|(_, option)| option)
 }
 
-/// The one option that the answer contains in parentheses, half- or full-width.
+/// The one option that the answer contains in parentheses, half- or full-width; digits of any script are read.
 pub fn parenthesised<'o>(answer: &str, options: &[&'o str]) -> Option<&'o str> {
+    let answer = western_digits(answer);
     the_only_one(options, |option| answer.contains(&format!("({option})")) || answer.contains(&format!("（{option}）")))
 }
 

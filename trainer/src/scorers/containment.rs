@@ -2,11 +2,16 @@
 
 use std::collections::HashMap;
 
-use super::bare;
+use super::{bare, composed};
 
 /// The paper's rule: a gold answer is contained as it is written.
 pub fn contains(gold: &[String], answer: &str) -> bool {
     gold.iter().any(|gold| !gold.trim().is_empty() && answer.contains(gold.trim()))
+}
+
+/// The same, however gold answer and answer write their letters.
+pub fn contains_composed(gold: &[String], answer: &str) -> bool {
+    contains(&gold.iter().map(|gold| composed(gold)).collect::<Vec<_>>(), &composed(answer))
 }
 
 /// The best F1 of shared words with any gold answer; characters where a language writes no spaces.

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::containment;
+use super::{composed, containment};
 
 /// Beginnings of the months' names, January first, each list in one language.
 const MONTHS: [(&str, [&str; 12]); 8] = [
@@ -67,10 +67,10 @@ fn pattern(text: &str) -> Regex {
 
 /// True when a gold answer is contained, or an equal number, or the same day written in the language's way.
 pub fn contains(lang: &str, gold: &[String], answer: &str) -> bool {
-    if containment::contains(gold, answer) {
+    if containment::contains_composed(gold, answer) {
         return true;
     }
-    let answer = western_digits(answer).to_lowercase();
+    let answer = western_digits(&composed(answer)).to_lowercase();
     gold.iter().any(|gold| {
         if let Some(day) = ISO.captures(gold) {
             let part = |at: usize| day[at].parse().unwrap_or(0);
@@ -81,9 +81,9 @@ pub fn contains(lang: &str, gold: &[String], answer: &str) -> bool {
     })
 }
 
-/// Arabic, Persian, Devanagari, Bengali and full-width digits as ASCII ones, Arabic separators too.
-fn western_digits(text: &str) -> String {
-    let zeros = [0x660, 0x6F0, 0x966, 0x9E6, 0xFF10];
+/// Arabic, Persian, Devanagari, Bengali, Thai and full-width digits as ASCII ones, Arabic separators too.
+pub(super) fn western_digits(text: &str) -> String {
+    let zeros = [0x660, 0x6F0, 0x966, 0x9E6, 0xE50, 0xFF10];
     let western = |c: char| match c {
         '٫' => '.',
         '٬' => ',',
@@ -96,12 +96,13 @@ fn western_digits(text: &str) -> String {
 }
 
 /// Every number of a text; `1,234`, `1.234` and `1 234` may be 1234, and `1,234` and `1,5` may be decimal: each reading
-/// counts.
+/// counts. What separates twice separates groups.
 fn numbers(text: &str) -> impl Iterator<Item = f64> + '_ {
     NUMBER.find_iter(text).flat_map(|found| {
         let text = found.as_str();
         let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
-        let decimal = text.rfind(['.', ',']).map(|at| format!("{}.{}", digits(&text[..at]), &text[at + 1..]));
+        let last = text.rfind(['.', ',']).filter(|&at| !text[..at].contains(&text[at..=at]));
+        let decimal = last.map(|at| format!("{}.{}", digits(&text[..at]), &text[at + 1..]));
         let grouped = text.split(|c: char| !c.is_ascii_digit()).skip(1).all(|group| group.len() == 3);
         [grouped.then(|| digits(text)), decimal].into_iter().flatten().filter_map(|number| number.parse().ok())
     })

@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-use super::bare;
 use super::stems::Stems;
+use super::{bare, composed};
 use regex::Regex;
 
 /// F-measure of the longest common subsequence of tokens.
@@ -11,8 +11,8 @@ use regex::Regex;
 /// - `google`: `rouge-score` without stemmer; ASCII letters and digits only, so other scripts score next to nothing.
 /// - `xlsum`: the `multilingual_rouge_scoring` of XL-Sum with its stemmers: words end at punctuation, symbols and where
 ///   letters meet digits, an ideograph is a word, and words of more than three characters are stemmed, see [`Stems::of`].
-/// - `unicode`: words between spaces without punctuation.
-/// - `char`: characters.
+/// - `unicode`: words between spaces without punctuation, in Unicode's composed form.
+/// - `char`: characters of the same.
 ///
 /// # Departures
 /// Under `xlsum` the original cuts Chinese, Japanese and Thai into words by a dictionary (jieba, MeCab with UniDic,
@@ -24,7 +24,7 @@ pub fn rouge_l(rule: &str, lang: &str, gold: &str, answer: &str) -> f64 {
         "google" => google(text),
         "xlsum" => xlsum(&stems, text),
         "unicode" => bare(text).split_whitespace().map(String::from).collect(),
-        _ => text.to_lowercase().chars().filter(|c| !c.is_whitespace()).map(String::from).collect(),
+        _ => composed(text).to_lowercase().chars().filter(|c| !c.is_whitespace()).map(String::from).collect(),
     };
     f_measure(&tokens(gold), &tokens(answer))
 }
