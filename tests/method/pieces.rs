@@ -3,7 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use cctuning::checkpoint::EMBEDDING;
+use cctuning::checkpoint::{Checkpoint, EMBEDDING, Storage, save};
 use cctuning::config::{Family, ModelConfig};
 use cctuning::model::CcModel;
 use trainer::answers::{CHUNK, backward};
@@ -13,6 +13,7 @@ use trainer::recipe::Optim;
 
 use crate::small_model::{assert_close, config, model, random_ids, values};
 
+const NORM: &str = "model.norm.weight";
 /// So many that a chunk is 63 rows.
 const WORDS: usize = (1 << 20) + 5;
 
@@ -50,6 +51,13 @@ fn an_update_of_a_table_in_pieces_is_adamw_everywhere() {
     let start = wide();
     let table = values(&start.model.embedding().inner().flatten::<1>(0, 1));
     assert!(table.len() > PIECE && !table.len().is_multiple_of(PIECE), "a whole piece and a part");
+    let norm = |model: &CcModel| {
+        let bytes = save(model, Storage::F32).unwrap();
+        let mut stored = Checkpoint::default();
+        stored.add("the model", &bytes).unwrap();
+        stored.read(NORM).unwrap().1
+    };
+    let start_norm = norm(&start);
     let optim = Optim { clip: 0.0, weight_decay: 0.1, ..Optim::default() };
     let (beta1, beta2, eps, lr) = (optim.beta1 as f32, optim.beta2 as f32, optim.eps as f32, 1e-2f32);
     // Neither length of the pattern divides a piece.
@@ -60,6 +68,7 @@ fn an_update_of_a_table_in_pieces_is_adamw_everywhere() {
         let gradient = Tensor::from_data(TensorData::new(gradient, [table.len()]), &Device::flex());
         let mut gradients = Gradients::default();
         gradients.add_one(EMBEDDING, gradient);
+        gradients.add_one(NORM, Tensor::zeros([start_norm.len()], &Device::flex()));
         let stepped;
         (model, stepped) = optimizer.step(model, gradients, f64::from(lr));
         assert!(stepped.moved > 0.99, "{stepped:?}");
@@ -78,4 +87,5 @@ fn an_update_of_a_table_in_pieces_is_adamw_everywhere() {
     };
     let expected: Vec<f32> = table.iter().enumerate().map(by_hand).collect();
     assert_close(&found, &expected, 2e-5, "the table after two steps");
+    assert_eq!(norm(&model), start_norm, "norms do not decay");
 }

@@ -154,6 +154,7 @@ impl AdamW {
         gradient: Tensor<1>,
         scale: f64,
         lr: f64,
+        decay: f64,
     ) -> (Tensor<1>, Vec<Tensor<1>>) {
         let (mut m, mut v) = self.moments.remove(name).unwrap_or_else(|| {
             let zero = self.moments_in.round(gradient.zeros_like());
@@ -169,7 +170,7 @@ impl AdamW {
             let fresh_m = at(&m) * self.beta1 + gradient.clone() * (1.0 - self.beta1);
             let fresh_v = at(&v) * self.beta2 + gradient.square() * (1.0 - self.beta2);
             let denominator = (fresh_v.clone() / correction2).sqrt() + self.eps;
-            let kept = if self.weight_decay > 0.0 { old.clone() * (1.0 - lr * self.weight_decay) } else { old.clone() };
+            let kept = if decay > 0.0 { old.clone() * (1.0 - lr * decay) } else { old.clone() };
             let fresh = kept - fresh_m.clone() / denominator * (lr / correction1);
             let seen = |weight: &Tensor<1>| self.precision.round(weight.clone());
             moved.push(seen(&fresh).not_equal(seen(&old)).float().sum());
@@ -262,7 +263,9 @@ impl ModuleMapper for Update<'_> {
             let shape = weight.dims();
             *self.weights += shape.iter().product::<usize>();
             let weight = weight.inner().flatten::<1>(0, D - 1);
-            let (weight, moved) = self.optimizer.update(&name, weight, gradient, self.scale, lr);
+            // Norms and biases are not drawn to zero, as by other trainers.
+            let decay = if D > 1 { self.optimizer.weight_decay } else { 0.0 };
+            let (weight, moved) = self.optimizer.update(&name, weight, gradient, self.scale, lr, decay);
             self.moved.extend(moved);
             weight.reshape(shape)
         })

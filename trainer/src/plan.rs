@@ -75,6 +75,8 @@ pub struct Plan {
     pub peak_bytes: f64,
     /// One checkpoint on the disk.
     pub checkpoint_bytes: f64,
+    /// What could still be set for a smaller one.
+    pub to_try: Vec<&'static str>,
 }
 
 /// The largest micro-batch of a run.
@@ -84,6 +86,8 @@ pub struct Largest {
     pub tokens: usize,
     pub longest_row: usize,
     pub answer_tokens: usize,
+    /// Whether a step may have more than one.
+    pub several: bool,
 }
 
 impl Largest {
@@ -91,12 +95,16 @@ impl Largest {
     pub fn allowed(config: &ModelConfig, recipe: &Recipe) -> Self {
         let longest_row = recipe.data.cutoff.min(config.max_positions);
         let tokens = recipe.optim.micro_tokens.max(longest_row);
-        Self { tokens, longest_row, answer_tokens: tokens }
+        let several = recipe.optim.batch_size * longest_row > recipe.optim.micro_tokens;
+        Self { tokens, longest_row, answer_tokens: tokens, several }
     }
 
     /// Of some rows, whichever come together.
     pub fn of(samples: &[Sample], recipe: &Recipe) -> Self {
         let lengths: Vec<usize> = samples.iter().map(Sample::len).collect();
+        let mut longest = lengths.clone();
+        longest.sort_unstable_by(|a, b| b.cmp(a));
+        longest.truncate(recipe.optim.batch_size);
         let longest_row = lengths.iter().copied().max().unwrap_or(1);
         let twin = samples.iter().map(|sample| sample.english.ids.len()).max().unwrap_or(1);
         let batches = micro_batches(&lengths, recipe.optim.micro_tokens);
@@ -106,6 +114,7 @@ impl Largest {
             tokens: batches.iter().map(padded).max().unwrap_or(1).max(twin),
             longest_row,
             answer_tokens: batches.iter().map(answers).max().unwrap_or(1),
+            several: micro_batches(&longest, recipe.optim.micro_tokens).len() > 1,
         }
     }
 }
@@ -188,15 +197,19 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, lar
     // The English pass has a graph only where gradients flow through it.
     let passes = if cc && recipe.cc.english_grad == EnglishGrad::Full { 2.0 } else { 1.0 };
     let rounded_block = if optim.precision == Precision::Bf16 { block / 2.0 } else { 0.0 };
-    let kept = match optim.recompute {
-        true => layers * tokens * d + 2.0 * of_layer + rounded_block,
-        false => passes * ((layers + 1.0) * of_layer + layers * rounded_block),
-    };
+    let inputs = passes * layers * tokens * d;
+    let graph = passes * ((layers + 1.0) * of_layer + layers * rounded_block);
+    // What is kept for the way back, and that with what the way back itself holds.
+    let (open, kept) = if optim.recompute { (inputs, inputs + 2.0 * of_layer + rounded_block) } else { (graph, graph) };
     let rows = (CHUNK as f64 / vocab).max(1.0).min(answers);
     let head = LOGITS * rows * vocab + table;
     let rounded = if optim.precision == Precision::Bf16 { table / 2.0 } else { 0.0 };
-    // The head goes back first, when no other gradient is there.
-    let not_yet = if optim.recompute { F32 * (gradients - table) } else { 0.0 };
+    // The head goes back first, when the micro-batch has no other gradient yet, unless it adds to those of others.
+    let not_yet = match (optim.recompute, largest.several) {
+        (true, true) => 0.0,
+        (true, false) => F32 * (gradients - table),
+        (false, _) => F32 * gradients * side_by_side as f64,
+    };
     // Of the head, and of the Decision Maker's question where it has one, beside that of the prompt's tokens.
     let tables = if cc && recipe.cc.e != InputEmbedding::None { 2.0 } else { 1.0 };
     let biggest = table.max(d * ff);
@@ -212,8 +225,8 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, lar
         ),
         part(
             "logits and the head",
-            (F32 * (head + rounded) * side_by_side as f64 - not_yet).max(0.0),
-            format!("{rows:.0} answer tokens at once, beyond the room of gradients still to come"),
+            (F32 * (head + rounded + open) * side_by_side as f64 - not_yet).max(0.0),
+            format!("{rows:.0} answer tokens at once and the pass, beyond the room of gradients still to come"),
         ),
         part(
             "gradient of the embedding",
@@ -227,6 +240,12 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, lar
             "old, new and between, beyond the room of gradients that are summed up".into(),
         ),
     ];
+    let to_try = [
+        (!optim.recompute, "--set optim.recompute=true"),
+        (optim.moments == Precision::F32, "--set optim.moments=bf16"),
+        (true, "a smaller optim.micro_tokens or data.cutoff"),
+    ];
+    let to_try = to_try.into_iter().filter_map(|(left, what)| left.then_some(what)).collect();
     let sum: f64 = standing.iter().map(|part| part.bytes).sum();
     let largest = passing.iter().map(|part| part.bytes).fold(0.0, f64::max);
     Plan {
@@ -235,6 +254,7 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, lar
         passing,
         peak_bytes: sum + largest,
         checkpoint_bytes: F32 * (trained + decision) + 2.0 * moment * gradients,
+        to_try,
     }
 }
 
@@ -259,7 +279,7 @@ impl Plan {
             let verdict = if self.peak_bytes <= available { "fits into" } else { "does NOT fit into" };
             let _ = writeln!(text, "{verdict} {} of memory", size(available));
             if self.peak_bytes > available {
-                text += "try --set optim.recompute=true, --set optim.moments=bf16, a smaller optim.micro_tokens or data.cutoff\n";
+                let _ = writeln!(text, "try {}", self.to_try.join(", "));
             }
         }
         text

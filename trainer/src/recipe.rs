@@ -51,6 +51,7 @@ pub struct Optim {
     pub beta1: f64,
     pub beta2: f64,
     pub eps: f64,
+    /// Of matrices; norms and biases keep their size.
     pub weight_decay: f64,
     /// Largest global gradient norm; 0 leaves gradients as they are.
     pub clip: f64,
@@ -101,7 +102,7 @@ pub struct Cc {
     pub two_pass: TwoPass,
     /// Which ids end an answer: `template`, `config` or `both`.
     pub stop: Stop,
-    /// Train English rows without a connection.
+    /// Train English rows without a connection. To ask in English without one is the caller's to choose (`--source none`).
     pub skip_english: bool,
     /// Seeds what the connection draws: Gumbel noise, and the layers of `pool = "random"`.
     pub seed: u64,
