@@ -151,6 +151,11 @@ fn an_architecture_or_option_that_is_not_computed_is_named() {
         assert_error(read(&json), &[&["config.json"], parts].concat());
     }
     let mut json = good.clone();
+    for key in ["architectures", "mlp_bias", "attention_bias", "use_sliding_window", "head_dim", "sliding_window"] {
+        json[key] = Value::Null;
+    }
+    assert_eq!(read(&json).unwrap(), read(&good).unwrap());
+    let mut json = good.clone();
     json.as_object_mut().unwrap().remove("hidden_size");
     assert_error(read(&json), &["config.json", "hidden_size"]);
     assert_error(ModelConfig::from_json(b"{"), &["config.json"]);
@@ -346,6 +351,8 @@ fn the_program_refuses_bad_prompts_in_one_line() {
     };
     assert_says(generate("", &[]).trim_end(), &["the prompt is empty"]);
     assert_says(generate(" \n\t", &[]).trim_end(), &["the prompt is empty"]);
+    assert_says(generate("¿Qué?", &["--temperature=-3"]).trim_end(), &["--temperature -3", "0 ", "or more"]);
+    assert_says(generate("¿Qué?", &["--temperature", "1", "--top-p", "2"]).trim_end(), &["--top-p 2", "at most 1"]);
     let long = "palabra ".repeat(40);
     assert_says(generate(&long, &[]).trim_end(), &["the prompt has 322 tokens", "at most 152"]);
     assert_says(generate("¿Qué?", &["--max-new-tokens", "4000"]).trim_end(), &["the prompt has", "at most 0"]);

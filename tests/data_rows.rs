@@ -239,6 +239,9 @@ fn every_format_is_told_by_its_first_record() {
         let error = format!("{:#}", read(text).unwrap_err());
         assert!(error.contains("`lang`: expected a non-empty string (or set data.lang), found nothing"), "{error}");
     }
+    let numbered = r#"{"id":7,"task":1,"lang":null,"instruction":"¿Qué?","instruction_en":"What?","output":"Eso"}"#;
+    let expected = Row { task: "1".into(), ..expected("7") };
+    assert_eq!(read_with("rows.jsonl", numbered, &spanish).unwrap(), [expected]);
     let alpaca = r#"{"instruction":"Add","input":"1 2","output":"3","lang":"en"}"#;
     assert_eq!(read(alpaca).unwrap()[0].instruction, "Add\n1 2");
 }

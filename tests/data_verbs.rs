@@ -69,6 +69,12 @@ fn a_check_counts_every_kind_of_row_and_fails_on_a_fault() {
     assert_eq!((&report["overlap"]["prompts"], &report["overlap"]["runs"]), (&2.into(), &1.into()));
     assert_eq!(report["overlap"]["benchmarks"]["Quiz"], 3);
 
+    let list: Vec<Value> = rows.iter().map(|row| serde_json::to_value(row).unwrap()).collect();
+    std::fs::write(dir.path().join("list.json"), serde_json::to_string_pretty(&list).unwrap()).unwrap();
+    let listed = trainer(dir.path(), &["data", "check", "list.json", "--against", "sets", "--json"]);
+    assert_eq!(serde_json::from_slice::<Value>(&listed.stdout).unwrap(), report);
+    std::fs::write(dir.path().join("empty.jsonl"), "").unwrap();
+
     let mut text = std::fs::read_to_string(&file).unwrap();
     text += "{\"lang\":\"sw\",\"instruction\":\"x\",\"output\":\"y\"}\n";
     text += &"{\"lang\":\"sw\",\"instruction\":\"x\",\"instruction_en\":3,\"output\":[]}\n".repeat(40);
@@ -80,6 +86,9 @@ fn a_check_counts_every_kind_of_row_and_fails_on_a_fault() {
     assert!(printed.contains("... and 78 faults more"), "{printed}");
     assert!(printed.contains("5 rows without a fault, 81 faults"), "{printed}");
     assert!(printed.contains("1 missing English twins"), "{printed}");
+    let bad = trainer(dir.path(), &["data", "check", "rows.jsonl", "empty.jsonl", "--show", "100"]);
+    let printed = String::from_utf8(bad.stdout).unwrap();
+    assert!(printed.contains("empty.jsonl:1:1: expected at least one row, found none"), "{printed}");
 }
 
 /// The overlap of one row's instruction with evaluation sets of these prompts.

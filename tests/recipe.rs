@@ -221,6 +221,12 @@ fn named_columns_are_read_in_braces_and_under_a_header_and_written_out_again() {
     assert_eq!(load(&braces.to_toml().unwrap()).unwrap(), braces);
     let set = ["data.format=alpaca", "data.lang=sw", "data.columns={ instruction = 'question' }"].map(String::from);
     assert_eq!(Recipe::load(Preset::Default, None, &set).unwrap(), braces);
+    let set = ["data.format=alpaca", "data.lang=sw", "data.columns.instruction=question"].map(String::from);
+    assert_eq!(Recipe::load(Preset::Default, None, &set).unwrap(), braces);
+    for wrong in ["data.columns.instructoin=question", "data.lang.name=sw"] {
+        let error = Recipe::load(Preset::Default, None, &[wrong.to_string()]).unwrap_err();
+        assert!(format!("{error:#}").contains("unknown"), "{error:#}");
+    }
     let error = load("[data]\ncolumns = { instructoin = 'question' }\n").unwrap_err();
     assert!(format!("{error:#}").contains("recipe.toml:2:1"), "{error:#}");
 }

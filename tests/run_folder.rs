@@ -6,7 +6,7 @@ use std::{
 };
 
 use trainer::log::Log;
-use trainer::run_folder::{newest_valid, prune, sweep, verify, write_atomically, write_file_atomically};
+use trainer::run_folder::{hold, newest_valid, prune, sweep, verify, write_atomically, write_file_atomically};
 
 fn save(dir: &Path, step: usize) -> PathBuf {
     write_atomically(dir, &format!("step-{step}"), |folder| {
@@ -141,6 +141,16 @@ fn pruning_keeps_the_newest_and_never_deletes_the_only_valid_one() {
     assert_eq!(newest_valid(dir.path()).unwrap(), Some(dir.path().join("step-4")));
     prune(dir.path(), 0).unwrap();
     assert_eq!(newest_valid(dir.path()).unwrap(), Some(dir.path().join("step-4")));
+}
+
+#[test]
+fn a_folder_is_held_by_one_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = hold(dir.path()).unwrap();
+    let refused = format!("{:#}", hold(dir.path()).unwrap_err());
+    assert!(refused.contains("another process"), "{refused}");
+    drop(held);
+    hold(dir.path()).unwrap();
 }
 
 #[test]

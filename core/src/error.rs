@@ -84,7 +84,10 @@ pub enum Error {
     #[error("the prompt is empty; type a question first")]
     EmptyPrompt,
     /// The prompt does not fit.
-    #[error("the prompt has {found} tokens and the model reads at most {limit} of them before it answers; shorten it")]
+    #[error(
+        "the prompt has {found} tokens and the model reads at most {limit} of them before it answers; shorten it, or ask for \
+         fewer new tokens"
+    )]
     PromptTooLong {
         /// Tokens of the rendered prompt.
         found: usize,

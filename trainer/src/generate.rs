@@ -258,6 +258,13 @@ impl<'a> Speaker<'a> {
             connection.pool = Pool::Fixed(layer - 1);
         }
         let max_new_tokens = args.max_new_tokens.unwrap_or(longest);
+        ensure!(
+            args.temperature >= 0.0 && args.temperature.is_finite() && args.top_p > 0.0 && args.top_p <= 1.0,
+            "--temperature {} --top-p {}: expected a temperature of 0 (always the likeliest token) or more, and top-p above \
+             0, at most 1",
+            args.temperature,
+            args.top_p
+        );
         let sampling = match args.temperature {
             0.0 => Sampling::Greedy,
             temperature => Sampling::TopP { temperature, top_p: args.top_p, seed: args.seed },

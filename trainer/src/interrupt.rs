@@ -30,7 +30,7 @@ impl Interrupt {
             if flag.swap(true, Ordering::SeqCst) {
                 process::exit(i32::from(EXIT_CODE));
             }
-            eprintln!("\nstopping: this step is finished and saved first; once more stops at once and loses it");
+            eprintln!("\nstopping after this step; once more stops at once and loses it");
         })
         .context("cannot watch for Ctrl-C")?;
         Ok(Self(requested))

@@ -105,14 +105,23 @@ fn assign<T: Default + Serialize + DeserializeOwned>(
         // A section without keys.
         return Ok(next.try_into()?);
     }
-    let Some((section, name)) = key.split_once('.').filter(|_| known.contains(key)) else {
+    // A key that is a table has keys of its own, which its type knows.
+    let table = key.rsplit_once('.').filter(|(table, _)| !known.contains(key) && known.iter().any(|k| k == table));
+    let (whole, inner) = table.map_or((key.as_str(), None), |(table, inner)| (table, Some(inner)));
+    let Some((section, name)) = whole.split_once('.').filter(|_| known.iter().any(|known| known == whole)) else {
         bail!("unknown key `{key}`; {}", suggestion(key, &known));
     };
     let fault = |problem: &str| {
         let default = &defaults[section][name];
         anyhow!("`{key}` = {value}: {problem}; set another value or leave the key out for {default}")
     };
-    next[section][name] = value.clone();
+    match inner {
+        None => next[section][name] = value.clone(),
+        Some(inner) => match next[section][name].as_table_mut() {
+            Some(table) => drop(table.insert(inner.into(), value.clone())),
+            None => bail!("unknown key `{key}`; {}", suggestion(key, &known)),
+        },
+    }
     let next: T = next.try_into().map_err(|error: toml::de::Error| fault(error.message().trim()))?;
     match range_fault(&next, key) {
         Some(expected) => Err(fault(&format!("expected {expected}"))),

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -22,6 +22,8 @@ const WRITING: &str = ".writing-";
 const REPLACED: &str = ".replaced-";
 /// Being deleted.
 const DELETING: &str = ".deleting-";
+/// Locked by the process that works in a folder.
+const LOCK: &str = ".lock";
 
 /// Writes the checkpoint folder `dir/name`: `fill` gets an empty folder and writes files, sub-folders included.
 ///
@@ -67,6 +69,26 @@ pub fn stream_file_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> 
     write().with_context(|| format!("cannot write {}", path.display()))?;
     rename(&writing, path)?;
     sync(dir)
+}
+
+/// Keeps other processes from working in `dir` for as long as the result lives.
+///
+/// # Errors
+/// Another one does, or there can be no such folder.
+pub fn hold(dir: &Path) -> Result<File> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let lock = dir.join(LOCK);
+    let file = File::create(&lock).with_context(|| format!("cannot create {}", lock.display()))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            bail!(
+                "{}: another process is at work there; wait until it has ended, or name another folder",
+                dir.display()
+            )
+        }
+        // Some network file systems know no locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
 }
 
 /// Clears what killed writes left in `dir`; call once at start, before anything is read. A missing `dir` is clean.

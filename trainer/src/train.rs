@@ -84,6 +84,7 @@ pub fn train(
     fits(&folder.config, folder.model.model.context(), samples, method)?;
     let fingerprint = fingerprint(recipe, method, &folder, samples)?;
     let checkpoints = out.join("checkpoints");
+    let _held = run_folder::hold(out)?;
     run_folder::sweep(out)?;
     run_folder::sweep(&checkpoints)?;
     let optim = &recipe.optim;

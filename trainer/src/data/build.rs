@@ -163,10 +163,9 @@ pub fn build(args: &BuildArgs, recipe: &Recipe, interrupt: &Interrupt) -> Result
     let Added { rows: new, without_english, without_name, unended } = added;
     ensure!(
         !new.is_empty(),
-        "{}: expected rows that {:?} can add to, found {without_english} without `output_en`, {without_name} of a \
-         language without a known name, and English ones",
-        args.file.display(),
-        args.setting
+        "{}: nothing to add: {without_english} rows have no `output_en`, the English answer, {without_name} are of a language \
+         without a known name, and the others are English",
+        args.file.display()
     );
     let added = new.len();
     rows.extend(new);

@@ -81,7 +81,7 @@ impl Checks<'_> {
         for file in files {
             let mut records = Records::open(file)?;
             let mut parser: Option<RowParser> = None;
-            let mut rows = 0;
+            let (mut rows, faults) = (0, report.faults);
             let mut progress = Progress::new(&format!("{}:", file.display()), 0, 0);
             loop {
                 let (mut batch, mut bytes, mut broken) = (Vec::new(), 0, None);
@@ -134,7 +134,7 @@ impl Checks<'_> {
                     break;
                 }
             }
-            if rows == 0 && report.faults == 0 && !report.interrupted {
+            if rows == 0 && report.faults == faults && !report.interrupted {
                 let nothing = Record { line: 1, column: 1, text: Vec::new() };
                 self.note(&mut report, file, nothing.fault(0, "", "at least one row", "none"));
             }

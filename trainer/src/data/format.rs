@@ -240,10 +240,10 @@ struct FieldReader<'r> {
 
 impl FieldReader<'_> {
     fn row(&mut self, default_lang: &str) -> Row {
-        let id = self.text_if_given(ID).unwrap_or_else(|| format!("line {}", self.record.line));
-        let task = self.text_if_given(TASK).unwrap_or_default();
+        let id = self.label(ID).unwrap_or_else(|| format!("line {}", self.record.line));
+        let task = self.label(TASK).unwrap_or_default();
         let lang = match &self.values[LANG] {
-            None if !default_lang.is_empty() => default_lang.to_string(),
+            None | Some(Value::Null) if !default_lang.is_empty() => default_lang.to_string(),
             _ => self.text(LANG, "a non-empty string (or set data.lang)"),
         };
         let (mut instruction, output) = if self.names[TURNS].is_empty() {
@@ -273,6 +273,14 @@ impl FieldReader<'_> {
         match &self.values[field] {
             // Alpaca's empty input means that there is none.
             Some(Value::String(text)) if text.trim().is_empty() => None,
+            _ => self.text_if_given(field),
+        }
+    }
+
+    /// As [`Self::text_if_given`], of what many datasets number.
+    fn label(&mut self, field: usize) -> Option<String> {
+        match &self.values[field] {
+            Some(Value::Number(number)) => Some(number.to_string()),
             _ => self.text_if_given(field),
         }
     }

@@ -81,12 +81,12 @@ impl Iterator for Records {
         let (found, goes_on) = match self {
             Self::Ended => (None, false),
             Self::Table(table) => match table.next() {
-                Some(Err(fault)) => (Some(Err(fault)), false),
-                other => (other, true),
+                Some(Ok(record)) => (Some(Ok(record)), true),
+                end => (end, false),
             },
             Self::Array(elements) => match elements.next() {
-                Some(Err(fault)) => (Some(Err(fault)), false),
-                other => (other, true),
+                Some(Ok(record)) => (Some(Ok(record)), true),
+                end => (end, false),
             },
             Self::Lines { bytes, cure, line } => {
                 *line += 1;

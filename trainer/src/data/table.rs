@@ -49,7 +49,12 @@ impl Table {
             Ok(Some(Err(error))) => error.to_string(),
             Err(_) => "the reader gave up".into(),
         };
-        Some(Err(record.fault(0, "", "one more row", format!("a damaged file ({error}); fetch it again"))))
+        Some(Err(record.fault(
+            0,
+            "",
+            "one more row",
+            format!("a damaged file, or one not packed by snappy, gzip or zstd ({error}); fetch or pack it anew"),
+        )))
     }
 }
 
