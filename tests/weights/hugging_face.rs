@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use cctuning::chat::ChatTemplate;
@@ -33,9 +35,10 @@ fn python() -> Option<PathBuf> {
         import.is_ok_and(|output| output.status.success())
     };
     if !works(&python) {
-        let run = |command: &mut Command| command.status().is_ok_and(|status| status.success());
-        // An index that cannot be reached is given up soon.
-        let install = ["-m", "pip", "install", "--quiet", "--retries", "1", "--timeout", "30"];
+        // A slow network costs a test run so much and no more; an index that cannot be reached is given up soon.
+        let until = Instant::now() + Duration::from_secs(600);
+        let run = |command: &mut Command| succeeds(command, until);
+        let install = ["-m", "pip", "install", "--quiet", "--no-compile", "--retries", "1", "--timeout", "30"];
         let pip = |packages: &[&str]| run(Command::new(&python).args(install).args(packages));
         let installed = run(Command::new("python3").args(["-m", "venv"]).arg(&place))
             && (pip(&["torch", "--index-url", "https://download.pytorch.org/whl/cpu"]) || pip(&["torch"]))
@@ -46,6 +49,18 @@ fn python() -> Option<PathBuf> {
         }
     }
     Some(python)
+}
+
+/// False also where it has not ended in time; it is ended then.
+fn succeeds(command: &mut Command, until: Instant) -> bool {
+    let Ok(mut child) = command.spawn() else { return false };
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return status.success(),
+            Ok(None) if Instant::now() < until => sleep(Duration::from_millis(100)),
+            _ => return child.kill().and_then(|()| child.wait()).is_ok_and(|_| false),
+        }
+    }
 }
 
 #[test]

@@ -232,14 +232,13 @@ impl Scores {
 }
 
 /// What a constant answer earns: in every family and language the answer that most training rows there have, as the plan
-/// names it; the mean over both.
-pub fn constant_answer(plan: &Plan, prompts: &[Asked], keep: impl Fn(&Asked) -> bool) -> f64 {
-    let mut strata: BTreeMap<(&str, &str), (f64, usize)> = BTreeMap::new();
-    for asked in prompts.iter().filter(|asked| keep(asked)) {
-        let entry = strata.entry((&asked.family, &asked.lang)).or_default();
-        let answer = plan.constants.get(&asked.family).and_then(|languages| languages.get(&asked.lang));
-        entry.0 += answer.map_or(0.0, |answer| credit(&asked.family, &asked.lang, answer, &asked.gold));
-        entry.1 += 1;
-    }
-    strata.values().map(|(sum, n)| sum / *n as f64).sum::<f64>() / strata.len() as f64
+/// names it. It earns the same beside every seed that was run, so that a run can be paired with it.
+pub fn constant_answer(evidence: &Evidence, keep: impl Fn(&Asked) -> bool) -> Scores {
+    let prompts = evidence.prompts();
+    let earned = |asked: &Asked| {
+        let answer = evidence.plan.constants.get(&asked.family).and_then(|languages| languages.get(&asked.lang));
+        answer.map_or(0.0, |answer| credit(&asked.family, &asked.lang, answer, &asked.gold))
+    };
+    let credits: Vec<f64> = prompts.iter().map(earned).collect();
+    Scores::gathered(evidence.cells.iter().map(|cell| (cell.cell.seed, prompts, credits.clone())), &keep)
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::Section;
 use super::evidence::{Difference, Evidence, Scores, constant_answer};
-use super::markdown::{self, command, interval, percent, points, verdict};
+use super::markdown::{self, command, interval, points, verdict};
 use crate::experiment::cell::Asked;
 use crate::experiment::matrix::{Reading, Setting, Training};
 
@@ -71,7 +71,7 @@ fn arms_and_gains(
         let found = columns.iter().map(|(_, keep)| interval(&Scores::of(&base, Reading::None, keep).estimate()));
         scores.push([vec!["the base, not fine-tuned".into(), String::new()], found.collect()].concat());
     }
-    let constant = columns.iter().map(|(_, keep)| percent(constant_answer(&evidence.plan, evidence.prompts(), keep)));
+    let constant = columns.iter().map(|(_, keep)| interval(&constant_answer(evidence, keep).estimate()));
     scores.push([vec!["most frequent training answer".into(), String::new()], constant.collect()].concat());
     let count = |keep: &dyn Fn(&Asked) -> bool| evidence.prompts().iter().filter(|asked| keep(asked)).count();
     let counts = columns.iter().map(|(_, keep)| count(keep).to_string());
@@ -118,15 +118,15 @@ pub fn by_family(evidence: &Evidence) -> Section {
     let guessed = |at: usize| {
         let no_better = families.iter().filter(|family| {
             let keep = |asked: &Asked| asked.foreign() && asked.family == **family;
-            let found = arm(evidence, Setting::MlSft, at, keep).estimate();
-            found.low <= constant_answer(&evidence.plan, evidence.prompts(), keep)
+            let above = arm(evidence, Setting::MlSft, at, keep).minus(&constant_answer(evidence, keep));
+            above.estimate.low <= 0.0
         });
         let names: Vec<&str> = no_better.map(String::as_str).collect();
         if names.is_empty() { "none".into() } else { names.join(", ") }
     };
     let _ = writeln!(
         text,
-        "- No better than a constant answer, by the lower end of the interval (setting ML-SFT): ML-SFT in {}; CC-Tuning in {}.",
+        "- Not above the most frequent training answer, paired by item (setting ML-SFT): ML-SFT in {}; CC-Tuning in {}.",
         guessed(0),
         guessed(1)
     );
@@ -169,13 +169,13 @@ pub fn by_language(evidence: &Evidence) -> Option<Section> {
             let difference = arms[1].minus(&arms[0]);
             apart += usize::from(difference.estimate.low > 0.0 || difference.estimate.high < 0.0);
             let [sft, cc] = [0, 1].map(|at| arms[at].estimate());
-            let constant = constant_answer(&evidence.plan, evidence.prompts(), keep);
+            let constant = constant_answer(evidence, keep).estimate();
             rows.push(vec![
                 lang.clone(),
                 interval(&sft),
                 interval(&cc),
                 points(&difference.estimate),
-                percent(constant),
+                interval(&constant),
                 arms[0].items().to_string(),
             ]);
             for family in evidence.families() {

@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
 use super::evidence::{Evidence, Scores};
 use super::markdown::{self, command, decimals, interval, percent, points, verdict, within};
 use super::transform::{Vectors, imitation};
@@ -10,6 +14,9 @@ use super::{SEED, Section};
 use crate::experiment::cell::{Asked, Measured};
 use crate::experiment::matrix::{Reading, Setting, Training};
 use crate::statistics::{mean, over_runs};
+
+/// How often the gold answers are shuffled.
+const SHUFFLES: usize = 1000;
 
 /// One way of training, and of asking.
 type Arm = (Training, Reading);
@@ -52,7 +59,8 @@ pub fn points_go(evidence: &Evidence) -> Section {
         text,
         "The layer as an answer: how often the gold answer is the one that goes with the layer taken, of those families that \
          answer by a symbol. Where the layer alone tells it, it is the Decision Maker that carries the answer across, not the \
-         vector. Prompts in other languages than English.\n\n{}",
+         vector. By chance: the same where the gold answers are shuffled, the mean of {SHUFFLES} shufflings and what 95 % of \
+         them stay below; only what is above that tells anything. Prompts in other languages than English.\n\n{}",
         told_by_layer(evidence)
     );
     let _ = writeln!(
@@ -119,46 +127,71 @@ fn passed(evidence: &Evidence) -> String {
     markdown::table(&head, &rows)
 }
 
-/// Whether the gold answer of each prompt of a family is the most frequent one of the layer that was taken for it.
-fn told(cell: &Measured, reading: Reading, family: &str) -> Option<Vec<f64>> {
-    let layers = &cell.test.readings.get(&reading)?.layers;
-    let asked = || cell.test.prompts.iter().zip(layers);
+/// For each prompt, given the layer that was taken and the gold answer, whether that answer is the most frequent one of the
+/// layer.
+fn told(asked: &[(usize, &str)]) -> Vec<f64> {
     let mut golds: BTreeMap<usize, BTreeMap<&str, usize>> = BTreeMap::new();
-    for (asked, &layer) in asked().filter(|(asked, _)| asked.foreign() && asked.family == family) {
-        *golds.entry(layer).or_default().entry(&asked.gold).or_default() += 1;
-    }
+    asked.iter().for_each(|&(layer, gold)| *golds.entry(layer).or_default().entry(gold).or_default() += 1);
     // Of equally frequent answers the first.
     let most =
-        |golds: &BTreeMap<&str, usize>| golds.iter().rev().max_by_key(|(_, n)| **n).map(|(gold, _)| gold.to_string());
-    let most: BTreeMap<usize, Option<String>> = golds.iter().map(|(&layer, golds)| (layer, most(golds))).collect();
-    let told = |(asked, layer): (&Asked, &usize)| f64::from(most.get(layer) == Some(&Some(asked.gold.clone())));
-    (!layers.is_empty()).then(|| asked().map(told).collect())
+        golds.iter().filter_map(|(&layer, golds)| Some((layer, *golds.iter().rev().max_by_key(|(_, n)| **n)?.0)));
+    let most: BTreeMap<usize, &str> = most.collect();
+    asked.iter().map(|&(layer, gold)| f64::from(most[&layer] == gold)).collect()
+}
+
+/// What [`told`] is given of the prompts of a cell; nothing where the cell was not asked so.
+fn layers_and_golds<'c>(cell: &'c Measured, reading: Reading, keep: &dyn Fn(&Asked) -> bool) -> Vec<(usize, &'c str)> {
+    let layers = cell.test.readings.get(&reading).map_or(&[][..], |answers| &answers.layers);
+    let asked = cell.test.prompts.iter().zip(layers).filter(|(asked, _)| keep(asked));
+    asked.map(|(asked, &layer)| (layer, asked.gold.as_str())).collect()
+}
+
+/// The same share where the golds of each cell are shuffled: the mean over shufflings, and what 95 % of them stay below. The
+/// most frequent answer of a layer is found on the prompts that it is then counted on, which alone makes it right more often
+/// than a guess.
+fn told_by_chance(cells: &[&Measured], reading: Reading, keep: &dyn Fn(&Asked) -> bool) -> String {
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let mut cells: Vec<_> = cells.iter().map(|cell| layers_and_golds(cell, reading, keep)).collect();
+    let mut share = |asked: &mut Vec<(usize, &str)>| {
+        let mut golds: Vec<&str> = asked.iter().map(|(_, gold)| *gold).collect();
+        golds.shuffle(&mut rng);
+        asked.iter_mut().zip(golds).for_each(|((_, gold), other)| *gold = other);
+        mean(&told(asked))
+    };
+    let mut shares: Vec<f64> =
+        (0..SHUFFLES).map(|_| mean(&cells.iter_mut().map(&mut share).collect::<Vec<_>>())).collect();
+    shares.sort_by(f64::total_cmp);
+    format!("{} ({})", percent(mean(&shares)), percent(shares[SHUFFLES * 95 / 100]))
 }
 
 fn told_by_layer(evidence: &Evidence) -> String {
     let cells = evidence.of(Setting::MlSft, Training::Cc, "");
     let mut rows = Vec::new();
     for family in evidence.families() {
-        let asked = || evidence.prompts().iter().filter(|asked| asked.foreign() && asked.family == family);
-        let mut golds: BTreeMap<&str, usize> = BTreeMap::new();
-        asked().for_each(|asked| *golds.entry(&asked.gold).or_default() += 1);
+        let keep = |asked: &Asked| asked.foreign() && asked.family == family;
+        let asked = || evidence.prompts().iter().filter(|asked| keep(asked));
         // Symbols, not words.
-        if golds.keys().any(|gold| gold.chars().count() > 1) {
+        if asked().any(|asked| asked.gold.chars().count() > 1) {
             continue;
         }
         let share = |reading| {
-            let keep = |asked: &Asked| asked.foreign() && asked.family == family;
-            let found = Scores::by(&cells, |cell| told(cell, reading, &family), keep);
-            (found.seeds(), interval(&found.estimate()))
+            let of_cell = |cell: &Measured| {
+                let told = told(&layers_and_golds(cell, reading, &keep));
+                let mut left = told.iter();
+                // A prompt that is not kept has no say.
+                let spread = |asked: &Asked| keep(asked).then(|| left.next()).flatten().copied().unwrap_or(f64::NAN);
+                (!told.is_empty()).then(|| cell.test.prompts.iter().map(spread).collect())
+            };
+            let found = Scores::by(&cells, of_cell, keep);
+            (found.seeds(), [interval(&found.estimate()), told_by_chance(&cells, reading, &keep)])
         };
         let ((seeds, twin), (_, matrix)) = (share(Reading::Parallel), share(Reading::Transform));
-        let n = asked().count();
-        let most = golds.values().max().copied().unwrap_or(0) as f64 / n as f64;
         if seeds > 0 {
-            rows.push(vec![family.clone(), seeds.to_string(), twin, matrix, percent(most), n.to_string()]);
+            let name = [family.clone(), seeds.to_string()].to_vec();
+            rows.push([name, twin.to_vec(), matrix.to_vec(), vec![asked().count().to_string()]].concat());
         }
     }
-    let head = ["family", "seeds", "English twin's layer, %", "W_T's layer, %", "most frequent gold answer, %", "n"];
+    let head = ["family", "seeds", "English twin's layer, %", "by chance", "W_T's layer, %", "by chance", "n"];
     markdown::table(&head, &rows)
 }
 
