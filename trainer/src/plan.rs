@@ -198,19 +198,18 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, lar
     let passes = if cc && recipe.cc.english_grad == EnglishGrad::Full { 2.0 } else { 1.0 };
     let rounded_block = if optim.precision == Precision::Bf16 { block / 2.0 } else { 0.0 };
     let inputs = passes * layers * tokens * d;
-    let kept = match optim.recompute {
-        true => inputs + 2.0 * of_layer + rounded_block,
-        false => passes * ((layers + 1.0) * of_layer + layers * rounded_block),
-    };
+    let graph = passes * ((layers + 1.0) * of_layer + layers * rounded_block);
+    // What is kept for the way back, and that with what the way back itself holds.
+    let (open, kept) = if optim.recompute { (inputs, inputs + 2.0 * of_layer + rounded_block) } else { (graph, graph) };
     let rows = (CHUNK as f64 / vocab).max(1.0).min(answers);
     let head = LOGITS * rows * vocab + table;
     let rounded = if optim.precision == Precision::Bf16 { table / 2.0 } else { 0.0 };
-    // The head goes back first: beside what the pass keeps, and in the room of gradients that are not there yet, unless there
-    // are those of the micro-batches before. Without recomputing the two are about as large.
-    let (open, not_yet) = match (optim.recompute, largest.several) {
-        (true, true) => (inputs, 0.0),
-        (true, false) => (inputs, F32 * (gradients - table)),
-        (false, _) => (0.0, 0.0),
+    // The head goes back first, in the room of gradients that are not there yet, unless it adds to those of micro-batches
+    // before.
+    let not_yet = match (optim.recompute, largest.several) {
+        (true, true) => 0.0,
+        (true, false) => F32 * (gradients - table),
+        (false, _) => F32 * gradients * side_by_side as f64,
     };
     // Of the head, and of the Decision Maker's question where it has one, beside that of the prompt's tokens.
     let tables = if cc && recipe.cc.e != InputEmbedding::None { 2.0 } else { 1.0 };

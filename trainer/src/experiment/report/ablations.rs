@@ -57,6 +57,8 @@ fn compared(evidence: &Evidence, group: Group, main: &str) -> (String, String) {
         let scores = Scores::of(cells, Reading::Transform, Asked::foreign);
         let against = scores.minus(&Scores::of(reference, Reading::Transform, Asked::foreign));
         let twin = Scores::of(cells, Reading::Parallel, Asked::foreign);
+        // Where nearly all of the twin's gain is.
+        let story = Scores::of(cells, Reading::Parallel, |asked| asked.foreign() && asked.family == "story");
         let is_main = name == main;
         let validation = Scores::validation(cells, Reading::Transform, Asked::foreign);
         rows.push(vec![
@@ -65,6 +67,7 @@ fn compared(evidence: &Evidence, group: Group, main: &str) -> (String, String) {
             interval(&validation.estimate()),
             interval(&scores.estimate()),
             interval(&twin.estimate()),
+            interval(&story.estimate()),
             if is_main { "–".into() } else { points(&against.estimate) },
             points(&scores.minus(&plain(name)).estimate),
         ]);
@@ -86,8 +89,8 @@ fn compared(evidence: &Evidence, group: Group, main: &str) -> (String, String) {
             );
         }
     }
-    let head =
-        ["variant", "seeds", "validation", "test, W_T", "test, English twin", "minus the main table's", "minus ML-SFT"];
+    let asked = ["validation", "test, W_T", "test, English twin", "its stories"];
+    let head = [&["variant", "seeds"][..], &asked, &["W_T minus the main table's", "W_T minus ML-SFT"]].concat();
     let columns = ["variant", "family", "mean", "low", "high", "items", "seeds"];
     (format!("{}\n{text}", markdown::table(&head, &rows)), markdown::csv(&columns, &data))
 }

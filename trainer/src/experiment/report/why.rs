@@ -58,9 +58,10 @@ pub fn points_go(evidence: &Evidence) -> Section {
     let _ = writeln!(
         text,
         "The layer as an answer: how often the gold answer is the one that goes with the layer taken, of those families that \
-         answer by a symbol. Where the layer alone tells it, it is the Decision Maker that carries the answer across, not the \
-         vector. By chance: the same where the gold answers are shuffled, the mean of {SHUFFLES} shufflings and what 95 % of \
-         them stay below; only what is above that tells anything. Prompts in other languages than English.\n\n{}",
+         answer by a symbol. Where the layer alone tells it, the Decision Maker carries the answer across, whatever the vector \
+         does; Figure 3 has the stories where nothing is chosen (fixed). By chance: the same where the gold answers are \
+         shuffled, the mean of {SHUFFLES} shufflings and what 95 % of them stay below; only what is above that tells \
+         anything. Prompts in other languages than English.\n\n{}",
         told_by_layer(evidence)
     );
     let _ = writeln!(
