@@ -153,7 +153,10 @@ fn figure_4_and_the_ablations_compare_every_variant_with_the_main_table() {
     says(&results, "| site = attention | 3 | 50.0 [");
     says(&results, "- site = attention minus feed-forward is -50.0 [");
     says(&results, "] points and is below zero.");
-    says(&results, "| site = block | 3 | 100.0 [100.0, 100.0] | 100.0 [100.0, 100.0] | 100.0 [100.0, 100.0] | +0.0 [");
+    says(
+        &results,
+        "| site = block | 3 | 100.0 [100.0, 100.0] | 100.0 [100.0, 100.0] | 100.0 [100.0, 100.0] | – | +0.0 [",
+    );
     says(&results, "- e = none minus e = content mean is +0.0 [+0.0, +0.0] points and cannot be told from zero.");
     near(&numbers(dir.path(), "figure-4.csv", "site = attention,choice,"), &[0.5]);
     says(&figure(dir.path(), "figure-4.svg"), "site = attention");
