@@ -252,11 +252,13 @@ impl BundleLoading {
         let d_model = self.config.d_model;
         let mut transform = self.transform;
         let mut values = |name: &str, width: usize| {
-            let mut values = Vec::new();
-            for (start, mut slice) in transform.remove(name)? {
+            let slices = transform.remove(name)?;
+            // Grown step by step, it would be there twice.
+            let mut values = Vec::with_capacity(slices.values().map(Vec::len).sum());
+            for (start, mut slice) in slices {
                 // A gap leaves too few values, which is found below.
                 if values.len() == start.saturating_mul(width) {
-                    if values.is_empty() { values = slice } else { values.append(&mut slice) }
+                    values.append(&mut slice);
                 }
             }
             Some(values)

@@ -10,9 +10,11 @@ use xtask::site::{Asked, Fault};
 use xtask::steps::target_dir;
 
 /// The whole list, in the order in which it runs.
-pub const TESTS: [(&str, fn()); 10] = [
+pub const TESTS: [(&str, fn()); 12] = [
     ("a second visit takes every file from the store", a_second_visit),
     ("a load that was killed goes on where it ended", a_killed_load),
+    ("a load that was stopped goes on where it ended", a_stopped_load),
+    ("a line that breaks again and again brings every byte once", a_line_that_breaks),
     ("a file that rots in the store is fetched again, and no other", a_rotten_file),
     ("files that the bundle no longer names leave the store", old_files_leave),
     ("without a store the page works and says so", without_a_store),
@@ -82,6 +84,43 @@ fn a_killed_load() {
     assert_eq!(kept + fetched, total(), "nothing was fetched twice");
 }
 
+fn a_stopped_load() {
+    let demo = unopened(&[]);
+    demo.site.break_with(Fault::Slow("bundle/".into(), SLOW));
+    demo.load("");
+    let begun = format!("Number(document.querySelector('#files')?.dataset.fetched) > {}", total() / 4);
+    demo.browser.wait_for("a quarter has been fetched", &begun, 120);
+    let before = demo.files("fetched");
+    demo.browser.click("#stop-loading");
+    let said = demo.wait_for_error();
+    assert!(said.contains("Loading was stopped"), "{said}");
+    let focused = demo.browser.run("return document.activeElement.tagName");
+    assert_eq!(focused, "MAIN", "the button that went away has not taken the focus with it");
+    demo.site.mend();
+    demo.browser.click("#restart");
+    demo.wait_until_ready();
+    let (kept, fetched) = (demo.files("kept"), demo.files("fetched"));
+    assert!(kept >= before, "{before} bytes had arrived, only {kept} of them were used");
+    assert_eq!(kept + fetched, total(), "nothing was fetched twice");
+}
+
+fn a_line_that_breaks() {
+    let demo = unopened(&[]);
+    let shard = biggest_file();
+    let size = fs::metadata(bundle().join(&shard)).expect("the shard is there").len() as usize;
+    // More often than a file is tried that gets no further.
+    demo.site.break_with(Fault::Cut("bundle/".into(), size / 6));
+    demo.load("");
+    demo.wait_until_ready();
+    assert_eq!((demo.files("kept"), demo.files("fetched")), (0, total()));
+    let begins: Vec<u64> = asked_of_the_bundle(&demo)
+        .iter()
+        .filter(|asked| asked.path.ends_with(&shard))
+        .map(|asked| asked.from)
+        .collect();
+    assert!(begins.len() > 6 && begins.is_sorted_by(|a, b| a < b), "{begins:?}");
+}
+
 fn a_rotten_file() {
     let demo = unopened(&[]);
     demo.load("");
@@ -149,11 +188,7 @@ fn a_full_store() {
 }
 
 fn not_kept(demo: &Demo) -> String {
-    demo.browser
-        .run("return document.querySelector('#not-kept')?.textContent ?? ''")
-        .as_str()
-        .unwrap_or_default()
-        .into()
+    demo.visible_text("#not-kept").unwrap_or_default()
 }
 
 fn another_address() {
@@ -168,6 +203,11 @@ fn another_address() {
     assert_eq!(asked_of_the_bundle(&demo), []);
     let models = demo.visible_text("#models").unwrap_or_default();
     assert!(models.contains(other.address()), "{models}");
+    // Whoever was sent to an address that fails is not held there.
+    demo.load(&format!("{query}/nowhere"));
+    demo.wait_for_error();
+    demo.browser.click("#own-models");
+    demo.wait_until_ready();
     demo.load("?bundle=file:///etc/");
     let error = demo.wait_for_error();
     assert!(error.contains("https://"), "{error}");
@@ -199,7 +239,7 @@ fn a_dropped_folder() {
 }
 
 fn comes_from_the_folder(demo: &Demo) {
-    let named = "document.querySelector('#models').innerText.includes('“bundle”')";
+    let named = "document.querySelector('#models').innerText.includes('“\u{2068}bundle\u{2069}”')";
     demo.browser.wait_for("the page names the folder", named, 30);
     demo.site.asked();
     demo.wait_until_ready();
@@ -225,7 +265,7 @@ fn broken_folders() {
     let photos = folder("no-manifest", &|folder| fs::remove_file(folder.join("manifest.json")).unwrap());
     demo.browser.choose("#folder", &[photos]);
     let error = demo.wait_for_error();
-    assert!(error.contains("no web bundle") && error.contains("“no-manifest”"), "{error}");
+    assert!(error.contains("no web bundle") && error.contains("“\u{2068}no-manifest\u{2069}”"), "{error}");
     demo.wait_for_the_phase("ready");
     let cases: [(PathBuf, &[&str]); 3] = [
         (

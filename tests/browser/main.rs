@@ -197,6 +197,18 @@ fn the_switch_connects() {
             }
         }
     }
+    // A layer is one of the models it was chosen for; where it is injected from outlives them.
+    demo.browser.run(
+        "const press = () => document.querySelector('#other-device').click();
+         press();
+         return new Promise(done => setTimeout(() => { press(); done(); }));",
+    );
+    demo.wait_until_ready();
+    demo.answer(&prompt);
+    let arguments = ["--source", "parallel", "--english", &english];
+    assert_eq!(demo.tokens(Model::Cc), tokens_of_the_trainer(Model::Cc, &prompt, &arguments));
+    let words = demo.visible_text("#connection").unwrap_or_default();
+    assert!(words.contains("The Decision Maker chose layer"), "{words}");
     // A question of one's own has no twin, and says so by leaving that source.
     demo.type_prompt("?");
     let source = demo.browser.run("return document.querySelector('input[name=source]:checked').value");
@@ -262,6 +274,8 @@ fn stop_ends_both_answers(loaded: &Loaded) {
     }
     let ended_early = "return document.querySelectorAll('[data-state=stopped]').length > 0";
     assert_eq!(demo.browser.run(ended_early), true, "no pane says that its answer was stopped");
+    let judged = "return [...document.querySelectorAll('[data-state=stopped] .verdict')].some(each => each.innerText)";
+    assert_eq!(demo.browser.run(judged), false, "half an answer is neither right nor wrong");
 }
 
 fn the_page_fits(loaded: &Loaded) {

@@ -15,11 +15,17 @@ pub fn bundle_inside<'p>(paths: impl IntoIterator<Item = &'p str>) -> Option<&'p
 
 /// What a visitor reads when a folder holds no bundle.
 pub fn no_bundle(name: &str, files: usize) -> String {
+    let name = quoted(name);
     match files {
-        0 => format!("“{name}” is empty: there is no {MANIFEST} in it."),
-        1 => format!("“{name}” holds one file, and it is no {MANIFEST}."),
-        _ => format!("“{name}” holds {files} files, none of them a {MANIFEST}."),
+        0 => format!("{name} is empty: there is no {MANIFEST} in it."),
+        1 => format!("{name} holds one file, and it is no {MANIFEST}."),
+        _ => format!("{name} holds {files} files, none of them a {MANIFEST}."),
     }
+}
+
+/// A name in a sentence. A direction of writing of its own ends with it (U+2068, U+2069).
+pub fn quoted(name: &str) -> String {
+    format!("“\u{2068}{name}\u{2069}”")
 }
 
 #[cfg(test)]

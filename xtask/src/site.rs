@@ -30,6 +30,8 @@ pub enum Fault {
     Replaced(BTreeMap<String, Vec<u8>>),
     /// Files below this folder travel with so many bytes a second each.
     Slow(String, u32),
+    /// Of files below this folder no answer has more than so many bytes.
+    Cut(String, usize),
 }
 
 /// A request for a file that was answered with its content.
@@ -183,6 +185,7 @@ impl Shared {
             .map(|(name, value)| Header::from_bytes(name, value).expect("our header fields are plain ASCII"));
         let asked = Asked { path: path.trim_start_matches('/').into(), from: from.unwrap_or(0) as u64 };
         let pace = self.pace(&asked.path);
+        bytes.truncate(self.longest(&asked.path));
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
         let length = bytes.len();
         let body = Paced { bytes: Cursor::new(bytes), pace };
@@ -195,6 +198,13 @@ impl Shared {
         match &*self.fault.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(Fault::Slow(folder, pace)) if path.starts_with(folder.as_str()) => Some(*pace),
             _ => None,
+        }
+    }
+
+    fn longest(&self, path: &str) -> usize {
+        match &*self.fault.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(Fault::Cut(folder, longest)) if path.starts_with(folder.as_str()) => *longest,
+            _ => usize::MAX,
         }
     }
 

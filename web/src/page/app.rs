@@ -13,6 +13,7 @@
 //! - `#connection[data-layer]`, its rows `[data-probability]`
 //! - `#files[data-verified][data-total][data-kept][data-fetched][data-repaired]` (bytes that were here, bytes fetched, files),
 //!   `[data-memory]` (most bytes the worker held while loading), `#not-kept`; `#models`, `input#folder`, `#own-models`
+//! - `#stop-loading`
 //! - `#device[data-webgpu]`, `#device-note`, `#self-test[data-passed]`
 //! - `#failure[data-aftermath]` with `#failure-detail`; `#restart`, `#restart-cpu`
 
@@ -65,7 +66,7 @@ fn App() -> impl IntoView {
                  in English. Both run in your browser; nothing you type leaves it."
             </p>
         </header>
-        <main data-phase=move || phase_name(client.phase.get())>
+        <main tabindex="-1" data-phase=move || phase_name(client.phase.get())>
             <FailurePanel client/>
             <Loading client/>
             <PromptCard client connection/>

@@ -2,7 +2,7 @@
 //!
 //! Must not know: how anything looks.
 
-use crate::failures::{crashed, no_bundle, no_worker, unreadable};
+use crate::failures::{crashed, no_bundle, no_worker, stopped, unreadable};
 use crate::folder::Folder;
 use crate::state::{FileState, Origin, PaneState, Phase, Question};
 use leptos::prelude::*;
@@ -126,9 +126,11 @@ impl Client {
         self.failure.set(Some(no_bundle(reason, aftermath)));
     }
 
-    /// Leaves the visitor's folder.
+    /// Leaves the visitor's folder for the bundle that the address asks for, and that one for the page's own.
     pub fn open_own(self) {
-        self.origin.set(self.asked.get_value().map_or(Origin::Own, Origin::Address));
+        let asked = self.asked.get_value().map(Origin::Address);
+        let from_folder = matches!(self.origin.get_untracked(), Origin::Folder(_));
+        self.origin.set(asked.filter(|_| from_folder).unwrap_or(Origin::Own));
         self.start_worker(self.device_wish());
     }
 
@@ -137,7 +139,7 @@ impl Client {
         self.wish.get_value()
     }
 
-    /// Ends the worker there is and starts another on this device. The files come from the browser's store.
+    /// Ends the worker there is and starts another on this device, which takes the files anew.
     pub fn start_worker(self, device: DeviceWish) {
         self.wish.set_value(device.clone());
         self.title.set(String::new());
@@ -206,6 +208,8 @@ impl Client {
         let examples = self.examples_untracked();
         let example = examples.iter().find(|example| example.prompt.trim() == prompt.trim()).cloned();
         let english = example.as_ref().map(|example| example.english.clone());
+        // An example with a space behind it would be other tokens, and another question.
+        let prompt = example.as_ref().map_or(prompt, |example| example.prompt.clone());
         let question = Question { id, lang: language_of(&prompt, &examples), example, connection };
         self.vanilla.clear();
         self.cc.clear();
@@ -214,6 +218,13 @@ impl Client {
         self.question.set(Some(question));
         self.phase.set(Phase::Answering);
         self.send(&Request::Ask { id, prompt, english, connection });
+    }
+
+    /// Gives up the models on their way; what the browser has kept of them it keeps.
+    pub fn stop_loading(self) {
+        if self.phase.get_untracked() < Phase::Ready {
+            self.fail(stopped());
+        }
     }
 
     /// Ends the answer at its next token.
@@ -331,7 +342,10 @@ impl Client {
     /// After a death on a WebGPU device that had not been proved.
     fn go_on_on_the_cpu(self, detail: String) {
         self.phase.set(Phase::Dead);
-        let reason = format!("WebGPU crashed in its self-test ({detail}). Update the browser or the graphics driver.");
+        let reason = format!(
+            "WebGPU crashed before it had passed the self-test ({detail}). Close what else uses the graphics card's memory, or \
+             update the browser or the graphics driver."
+        );
         // Not from inside the dying worker's own listener, which this would drop.
         set_timeout(move || self.start_worker(DeviceWish::Cpu(reason)), Duration::ZERO);
     }

@@ -11,6 +11,16 @@ pub fn crashed(detail: String) -> Failure {
     }
 }
 
+/// The visitor has ended the loading.
+pub fn stopped() -> Failure {
+    Failure {
+        title: "Loading was stopped".into(),
+        advice: "Reload the models to go on. What this browser has kept of them is not fetched again.".into(),
+        detail: "You stopped it.".into(),
+        aftermath: Aftermath::Dead,
+    }
+}
+
 pub fn no_worker(detail: String) -> Failure {
     Failure {
         title: "The program that runs the models could not start".into(),

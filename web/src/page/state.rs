@@ -43,7 +43,7 @@ pub enum Phase {
     Testing,
     Ready,
     Answering,
-    /// Only a reload helps.
+    /// The worker has ended; only another one helps.
     Dead,
 }
 

@@ -66,7 +66,8 @@ impl Download {
             }
             _ => {
                 let text = format!("{url}: the server answered {status} {}", response.status_text());
-                Err(Miss { text, final_word: status < 500 })
+                // Too slow and too many (RFC 9110 and 6585) are said of the moment.
+                Err(Miss { text, final_word: status < 500 && status != 408 && status != 429 })
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The two models on one device: choosing it, proving it against the golden answers, and answering in lock-step.
+//! The two models on one device: proving it against the golden answers, and answering in lock-step.
 //!
 //! Must not know: where files come from, what the page looks like.
 
@@ -58,8 +58,8 @@ impl Engine {
             let bytes = cpu_bytes(&files.config().map_err(Unproved::Bundle)?);
             if bytes > CPU_LIMIT {
                 return Err(Unproved::TooLarge(format!(
-                    "the CPU needs the weights as 32-bit numbers in this tab's memory: {:.1} GB, and a tab may have 4 GB. \
-                     These models need WebGPU.",
+                    "the weights take {:.1} GB as 32-bit numbers, and a tab may have 4 GB. These models need WebGPU, and as \
+                     much graphics memory.",
                     bytes as f64 / 1e9
                 )));
             }
@@ -146,7 +146,7 @@ impl Engine {
         };
         let mut connected = bundle.options(source)?;
         if let Some(layer) = connection.layer {
-            connected.connection.pool = Pool::Fixed(layer.min(bundle.config.n_layers - 1));
+            connected.connection.pool = Pool::Fixed(layer);
         }
 
         let of_all = connected.connection.pool == Pool::Mean;
@@ -213,6 +213,8 @@ async fn load(files: &Files, device: &Device) -> std::result::Result<Bundle, Str
         loading.add(&entry.path, &buffer).map_err(|error| error.to_string())?;
         give_way().await;
     }
+    // What is built at the end needs the room.
+    drop(buffer);
     loading.finish().map_err(|error| error.to_string())
 }
 

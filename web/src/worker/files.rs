@@ -4,9 +4,10 @@
 //! Must not know: what is in the files, which device they go to.
 
 use crate::download::{Download, Miss};
-use crate::opfs::{Appending, File, append, is_full, make_room, words};
-use crate::scope::{pause, post};
+use crate::opfs::{Appending, File, append, is_full, is_locked, make_room, words};
+use crate::scope::post;
 use crate::store::Store;
+use crate::tries::Tries;
 use cctuning::bundle::{FileEntry, Manifest};
 use cctuning::config::ModelConfig;
 use js_sys::{Promise, Uint8Array};
@@ -15,15 +16,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
-use web::folder::{bundle_inside, no_bundle};
+use web::folder::{bundle_inside, no_bundle, quoted};
 use web::keep::{Found, found};
 use web::protocol::{BundleSource, Event, FileSize};
 use web_sys::RequestCache;
 
 /// Files on their way into the store at once.
 const LANES: usize = 3;
-/// Tries per file before the visitor is told.
-const TRIES: u32 = 4;
 /// Bytes between two progress events of a file.
 const REPORT_EVERY: u64 = 256 * 1024;
 
@@ -84,9 +83,11 @@ impl Files {
             }
             BundleSource::Address(address) => {
                 let url = format!("{address}manifest.json");
-                let mut download = Download::open(&url, 0, RequestCache::NoCache).await.map_err(|miss| miss.text)?;
-                while let Some(piece) = download.next().await.map_err(|miss| miss.text)? {
-                    append(&mut bytes, &piece);
+                let mut tries = Tries::new();
+                while let Err(miss) = whole(&url, &mut bytes).await {
+                    if !tries.again(&miss, false).await {
+                        return Err(miss.text);
+                    }
                 }
                 let store = match Store::open().await {
                     Ok(store) => Some(store),
@@ -148,9 +149,22 @@ impl Files {
     }
 }
 
+/// Replaces what is in `buffer` with what is at an address now.
+async fn whole(url: &str, buffer: &mut Vec<u8>) -> Result<(), Miss> {
+    buffer.clear();
+    let mut download = Download::open(url, 0, RequestCache::NoCache).await?;
+    while let Some(piece) = download.next().await? {
+        append(buffer, &piece);
+    }
+    Ok(())
+}
+
 async fn read(folder: &str, path: &str, files: &BTreeMap<String, File>, buffer: &mut Vec<u8>) -> Result<(), String> {
-    let file = files.get(path).ok_or_else(|| format!("“{folder}” has no file {path}, which its manifest names."))?;
-    file.read_into(buffer).await.map_err(|error| format!("{path} of “{folder}” cannot be read: {}", words(&error)))
+    let file =
+        files.get(path).ok_or_else(|| format!("{} has no file {path}, which its manifest names.", quoted(folder)))?;
+    file.read_into(buffer)
+        .await
+        .map_err(|error| format!("{path} of {} cannot be read: {}", quoted(folder), words(&error)))
 }
 
 impl Network {
@@ -215,6 +229,8 @@ impl Network {
             };
             match kept {
                 Ok(()) => return Ok(()),
+                // Another tab keeps this one; the next may be free.
+                Err(error) if is_locked(&error) => {}
                 Err(error) => self.keep_no_more(&error),
             }
         }
@@ -260,27 +276,31 @@ impl Network {
     async fn fetch(&self, entry: &FileEntry, cache: RequestCache, sink: &mut Sink<'_>) -> Result<(), Absent> {
         let begins_with = sink.len();
         self.count(entry, |count| count.kept = begins_with);
-        let mut tries = 1;
+        let mut tries = Tries::new();
         while sink.len() < entry.bytes {
-            match self.fetch_rest(entry, cache, sink).await {
-                Err(Absent::Lost(miss)) if !miss.final_word && tries < TRIES => {
-                    pause(0.5 * f64::from(tries * tries)).await;
-                    tries += 1;
-                    if tries == TRIES {
-                        // Some servers refuse what goes on in the middle: once without.
-                        sink.truncate(0).map_err(Absent::NotKept)?;
-                    }
+            let before = sink.len();
+            // Some servers refuse what goes on in the middle. What is here stays until the answer has begun.
+            let from = if tries.is_last() { 0 } else { before };
+            if let Err(absent) = self.fetch_rest(entry, from, cache, sink).await {
+                match absent {
+                    Absent::Lost(miss) if tries.again(&miss, sink.len() > before).await => {}
+                    absent => return Err(absent),
                 }
-                other => other?,
             }
         }
         self.report(entry);
         Ok(())
     }
 
-    async fn fetch_rest(&self, entry: &FileEntry, cache: RequestCache, sink: &mut Sink<'_>) -> Result<(), Absent> {
+    async fn fetch_rest(
+        &self,
+        entry: &FileEntry,
+        from: u64,
+        cache: RequestCache,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), Absent> {
         let url = format!("{}{}", self.address, entry.path);
-        let mut download = Download::open(&url, sink.len(), cache).await.map_err(Absent::Lost)?;
+        let mut download = Download::open(&url, from, cache).await.map_err(Absent::Lost)?;
         sink.truncate(download.begins_at).map_err(Absent::NotKept)?;
         if download.begins_at == 0 {
             self.count(entry, |count| count.kept = 0);

@@ -4,7 +4,7 @@
 
 use crate::scope;
 use burn::tensor::Device;
-use js_sys::{Function, Promise, Reflect};
+use js_sys::{Function, Object, Promise, Reflect};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 
@@ -66,7 +66,10 @@ async fn adapter_name(largest_tensor: u64) -> Result<String, String> {
 
 async fn request_adapter(gpu: &JsValue) -> JsValue {
     let Ok(request) = get(gpu, "requestAdapter").dyn_into::<Function>() else { return JsValue::NULL };
-    let Ok(promise) = request.call0(gpu) else { return JsValue::NULL };
+    // The one that Burn asks for, where there are two.
+    let wish = Object::new();
+    Reflect::set(&wish, &"powerPreference".into(), &"high-performance".into()).ok();
+    let Ok(promise) = request.call1(gpu, &wish) else { return JsValue::NULL };
     JsFuture::from(Promise::resolve(&promise)).await.unwrap_or(JsValue::NULL)
 }
 

@@ -8,6 +8,7 @@ mod gpu;
 mod opfs;
 mod scope;
 mod store;
+mod tries;
 
 use device::choose_device;
 use engine::{Engine, Unproved, survives};
@@ -112,9 +113,10 @@ fn load_failure(reason: Unproved, from_folder: bool) -> Failure {
              page's version: export the bundle again.",
             detail,
         ),
-        Unproved::TooLarge(detail) => {
-            ("Use a browser with WebGPU, on a computer with a graphics card, or open a smaller bundle.", detail)
-        }
+        Unproved::TooLarge(detail) => (
+            "Use a browser with WebGPU, on a computer whose graphics card has the memory, or open a smaller bundle.",
+            detail,
+        ),
         Unproved::Device(detail) => (
             "Export the bundle again: not even the CPU gives the answers that it promises. Until then, open another one.",
             detail,

@@ -106,7 +106,7 @@ impl Folder {
                     let length = access.size()? as u64;
                     return Ok(Appending { access, length });
                 }
-                Err(error) if tries == LOCK_TRIES || name_of(&error) != "NoModificationAllowedError" => {
+                Err(error) if tries == LOCK_TRIES || !is_locked(&error) => {
                     return Err(error);
                 }
                 Err(_) => pause(LOCK_PAUSE_S).await,
@@ -199,6 +199,11 @@ pub fn append(buffer: &mut Vec<u8>, bytes: &Uint8Array) {
 /// Whether an error says that the browser grants no more space.
 pub fn is_full(error: &JsValue) -> bool {
     name_of(error) == "QuotaExceededError" || error.as_string().as_deref() == Some("QuotaExceededError")
+}
+
+/// Whether an error says that a file is being written by another tab.
+pub fn is_locked(error: &JsValue) -> bool {
+    name_of(error) == "NoModificationAllowedError"
 }
 
 /// What the browser says of an error.

@@ -1,6 +1,7 @@
 //! Which models the page shows, and how a visitor gives it others: a folder, chosen or dropped anywhere on the page.
 
 use crate::client::Client;
+use crate::components::focus_main;
 use crate::folder::Folder;
 use crate::state::Origin;
 use leptos::attr::custom::custom_attribute;
@@ -8,6 +9,7 @@ use leptos::ev;
 use leptos::prelude::*;
 use leptos::task::spawn_local;
 use wasm_bindgen::JsValue;
+use web::folder::quoted;
 
 #[component]
 pub fn Models(client: Client) -> impl IntoView {
@@ -54,9 +56,13 @@ pub fn Models(client: Client) -> impl IntoView {
     let place = move || match client.origin.get() {
         Origin::Own => "the ones of this page".to_owned(),
         Origin::Address(host) => format!("from {host}"),
-        Origin::Folder(folder) => format!("from your folder “{}”", folder.name),
+        Origin::Folder(folder) => format!("from your folder {}", quoted(&folder.name)),
     };
-    let given = move || matches!(client.origin.get(), Origin::Folder(_));
+    let given = move || client.origin.get() != Origin::Own;
+    let on_own = move |_| {
+        client.open_own();
+        focus_main();
+    };
     let title = move || client.title.get();
     let whole_folders = custom_attribute("webkitdirectory", "");
     view! {
@@ -70,7 +76,7 @@ pub fn Models(client: Client) -> impl IntoView {
                     "Open a bundle from a folder …"
                 </label>
                 <Show when=given>
-                    <button type="button" id="own-models" class="quiet" on:click=move |_| client.open_own()>
+                    <button type="button" id="own-models" class="quiet" on:click=on_own>
                         "Back to the page's models"
                     </button>
                 </Show>

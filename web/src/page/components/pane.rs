@@ -26,7 +26,9 @@ pub fn PaneCard(client: Client, pane: Pane) -> impl IntoView {
     let lang = move || client.question.get().and_then(|question| question.lang);
     let gold = move || client.question.get().and_then(|question| question.example).map(|example| example.gold);
     let right = move || {
-        let (gold, _) = gold().zip(state.report.get())?;
+        // Half an answer is neither.
+        let whole = state.report.get().is_some_and(|report| report.end == AnswerEnd::Complete);
+        let gold = gold().filter(|_| whole)?;
         Some(state.text.with(|text| is_answer(text, &gold)))
     };
     let subtitle = move || match (pane, client.question.get().map(|question| question.connection)) {

@@ -1,6 +1,7 @@
 //! How the models came here: progress while they load, then what was checked and what they run on.
 
 use crate::client::Client;
+use crate::components::focus_main;
 use crate::state::{FileState, Phase};
 use leptos::prelude::*;
 use web::protocol::{DeviceWish, SelfTestReport};
@@ -29,11 +30,16 @@ pub fn Loading(client: Client) -> impl IntoView {
         let sums = client.files.with(|files| Sums::of(files));
         (client.phase.get() == Phase::Loading && sums.total > 0).then(|| sums.here as f64 / sums.total as f64)
     };
+    let on_stop = move |_| {
+        client.stop_loading();
+        focus_main();
+    };
     let card = move || {
         view! {
             <section class="card loading" aria-label="Loading">
                 <p aria-hidden="true">{words} {amount}</p>
                 <progress aria-labelledby="loading-words" value=value></progress>
+                <button type="button" id="stop-loading" class="quiet" on:click=on_stop>"Stop loading"</button>
             </section>
         }
     };
@@ -59,7 +65,7 @@ pub fn Status(client: Client) -> impl IntoView {
     let not_kept = move || {
         client.not_kept.get().map(|reason| {
             view! {
-                <p id="not-kept" class="aside">"The models are fetched again at the next visit: " {reason} "."</p>
+                <p id="not-kept" class="notice">"The models are fetched again at the next visit: " {reason} "."</p>
             }
         })
     };
@@ -87,6 +93,7 @@ pub fn Status(client: Client) -> impl IntoView {
     let passed = move || client.self_test.get().map(|test| test.passed.to_string());
     view! {
         {note}
+        {not_kept}
         <section class="status" aria-label="Checks">
             <details id="files"
                 data-verified=move || counts().0
@@ -106,7 +113,6 @@ pub fn Status(client: Client) -> impl IntoView {
                     <tbody>{rows}</tbody>
                 </table>
                 <p class="aside">{memory}</p>
-                {not_kept}
             </details>
             <p id="self-test" data-passed=passed>
                 <Mark good=Signal::derive(move || client.self_test.get().is_some_and(|test| test.passed))/>

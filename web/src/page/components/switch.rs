@@ -41,9 +41,16 @@ pub fn ConnectionSwitch(client: Client, connection: RwSignal<Connection>, has_tw
             </label>
         }
     };
+    // A layer is one of the models that it was chosen for.
+    Effect::new(move || {
+        if client.welcome.with(Option::is_none) {
+            connection.update(|connection| connection.layer = None);
+        }
+    });
     // A question of the visitor's own has no twin; what imitates it steps in.
     Effect::new(move || {
-        if !has_twin.get() && connection.get().source == ConnectionSource::Parallel {
+        let known = client.welcome.with(Option::is_some);
+        if known && !has_twin.get() && connection.get().source == ConnectionSource::Parallel {
             connection.update(|connection| connection.source = ConnectionSource::Transform);
         }
     });
