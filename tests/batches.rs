@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use trainer::batches::{Order, micro_batches};
 use trainer::parallel::in_order;
+use trainer::recipe::{Optim, Schedule};
 
 fn epoch(seed: u64, epoch: usize) -> Vec<usize> {
     let mut order = Order::new(103, 10, seed);
@@ -85,7 +86,7 @@ fn micro_batches_group_like_lengths() {
 fn learning_rates_equal_hugging_faces_cosine_with_warm_up() {
     // transformers' _get_cosine_schedule_with_warmup_lr_lambda, 10 warm-up steps of 95.
     for (step, expected) in HUGGING_FACE {
-        let rate = trainer::schedule::lr(step, 95, 2e-5, 0.1);
+        let rate = rate(Schedule::Cosine, step, 95, 2e-5, 0.1);
         assert!((rate - expected).abs() <= 1e-18 + expected * 1e-12, "step {step}: expected {expected}, found {rate}");
     }
 }
@@ -102,12 +103,28 @@ const HUGGING_FACE: [(usize, f64); 9] = [
     (95, 0.0),
 ];
 
+fn rate(schedule: Schedule, step: usize, total: usize, lr: f64, warmup_ratio: f64) -> f64 {
+    trainer::schedule::lr(step, total, &Optim { lr, warmup_ratio, schedule, ..Optim::default() })
+}
+
+#[test]
+fn a_line_falls_to_zero_and_a_constant_stays() {
+    // transformers' _get_linear_schedule_with_warmup_lr_lambda: (95 - step) / (95 - 10).
+    for (step, line, constant) in [(0, 0.0, 0.0), (9, 0.9, 0.9), (10, 1.0, 1.0), (44, 0.6, 1.0), (95, 0.0, 1.0)] {
+        for (schedule, expected) in [(Schedule::Linear, line), (Schedule::Constant, constant)] {
+            let found = rate(schedule, step, 95, 1.0, 0.1);
+            assert!((found - expected).abs() < 1e-12, "{schedule:?}, step {step}: {found}");
+        }
+    }
+}
+
 #[test]
 fn a_schedule_without_warm_up_or_past_its_end_stays_in_range() {
-    assert_eq!(trainer::schedule::lr(0, 10, 1.0, 0.0), 1.0);
-    assert_eq!(trainer::schedule::lr(0, 0, 1.0, 0.1), 1.0);
-    assert!(trainer::schedule::lr(50, 10, 1.0, 0.1).abs() < 1e-15);
-    assert!(trainer::schedule::lr(9, 10, 1.0, 1.0) < 1.0);
+    let cosine = |step, total, warmup_ratio| rate(Schedule::Cosine, step, total, 1.0, warmup_ratio);
+    assert_eq!(cosine(0, 10, 0.0), 1.0);
+    assert_eq!(cosine(0, 0, 0.1), 1.0);
+    assert!(cosine(50, 10, 0.1).abs() < 1e-15);
+    assert!(cosine(9, 10, 1.0) < 1.0);
 }
 
 /// The last of every three is done first.

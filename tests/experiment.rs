@@ -25,7 +25,7 @@ use trainer::experiment::matrix::{Cell, Group, Profile, Reading, Setting, Traini
 use trainer::experiment::plan::{Plan, Planned, constants};
 use trainer::experiment::report::{self, Evidence, Scores, constant_answer};
 use trainer::experiment::tsne::tsne;
-use trainer::statistics::{Weighed, crossed, signs};
+use trainer::statistics::{Weighed, crossed, over_runs, signs};
 
 /// Short trainings of a random model: the cells of one group, cut as short as they go.
 fn experiment(dir: &Path, group: &str, out: &str, more: &[&str]) -> Command {
@@ -275,6 +275,9 @@ fn intervals_over_items_and_runs_are_as_wide_as_theory_says() {
     assert!((two.stderr - 0.5).abs() < 0.05, "{two:?}");
     assert_eq!(one, crossed(&[run], &alone, 1), "the same seed draws the same");
     assert!(crossed(&[], &[], 1).mean.is_nan());
+    // Student's, of three runs with a variance of 1.
+    let few = over_runs(&[1.0, 2.0, 3.0]);
+    assert!((few.mean - 2.0).abs() < 1e-12 && (few.high - 2.0 - 4.303 / 3f64.sqrt()).abs() < 1e-9, "{few:?}");
     // Weights are kept whatever is drawn.
     let weighed = [(0, 3.0), (1, 1.0)].map(|(block, weight)| Weighed { block, cluster: block, weight });
     assert_eq!(crossed(&[vec![1.0, 0.0]], &weighed, 1).low, 0.75);

@@ -128,7 +128,7 @@ pub fn tokenizer() -> Tokenizer {
 pub fn folder(config: ModelConfig, template: ChatTemplate, seed: u64) -> ModelFolder {
     let tokenizer_json = tokenizer_json().to_string().into_bytes();
     ModelFolder {
-        source_config: Default::default(),
+        source: Default::default(),
         model: model(&config, seed),
         config,
         tokenizer: Tokenizer::from_json(&tokenizer_json).unwrap(),

@@ -120,7 +120,7 @@ fn one_core_takes_the_same_steps_as_several() {
 }
 
 #[test]
-fn a_finished_run_and_an_export_in_place_leave_the_fitted_matrix() {
+fn a_finished_run_and_a_refused_export_leave_the_fitted_matrix() {
     let dir = workplace();
     let trainer = |args: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
@@ -133,13 +133,13 @@ fn a_finished_run_and_an_export_in_place_leave_the_fitted_matrix() {
     let fitted = matrix();
     finished(train(dir.path(), "cc", "run", &[]));
     assert_eq!(matrix(), fitted);
-    trainer(&["export", "hf", "run/model", "--out", "run/model", "--dtype", "f32"]);
-    assert_eq!(matrix(), fitted);
     let whole = weights(&dir.path().join("run/model"));
-    let mut rounded = Command::new(env!("CARGO_BIN_EXE_trainer"));
-    rounded.current_dir(dir.path()).args(["export", "hf", "run/model", "--out", "run/model"]);
-    assert!(stderr(&rounded.output().unwrap()).contains("name another"));
-    assert_eq!(weights(&dir.path().join("run/model")), whole);
+    for dtype in ["bf16", "f32"] {
+        let mut in_place = Command::new(env!("CARGO_BIN_EXE_trainer"));
+        in_place.current_dir(dir.path()).args(["export", "hf", "run/model", "--out", "run/model", "--dtype", dtype]);
+        assert!(stderr(&in_place.output().unwrap()).contains("name another"));
+        assert_eq!((matrix(), weights(&dir.path().join("run/model"))), (fitted.clone(), whole.clone()));
+    }
     // A folder of other weights is no witness of this run, and their matrix goes with all that was said of it.
     fs::copy(dir.path().join("model/model.safetensors"), dir.path().join("run/model/model.safetensors")).unwrap();
     finished(train(dir.path(), "cc", "run", &[]));
@@ -251,18 +251,26 @@ fn a_checkpoint_of_another_recipe_or_method_is_refused_and_its_recipe_left_alone
     let dir = workplace();
     finished(train(dir.path(), "cc", "out", &["run.save_every=20"]));
     let recipe = fs::read(dir.path().join("out/recipe.toml")).unwrap();
-    for (method, change) in [("cc", "optim.lr=3e-3"), ("cc", "cc.alpha=0.5"), ("sft", "run.keep=2")] {
+    let cases = [
+        ("cc", "optim.lr=3e-3", "lr = 0.002 (now lr = 0.003)"),
+        ("cc", "cc.alpha=0.5", "alpha = 1.0 (now alpha = 0.5)"),
+        ("sft", "run.keep=2", "method = \"cc\" (now method = \"sft\")"),
+    ];
+    for (method, change, difference) in cases {
         let output = train(dir.path(), method, "out", &[change]).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{method} {change} was accepted");
         let error = stderr(&output);
-        assert!(error.contains("another recipe or method") && error.contains("step-30"), "{error}");
+        assert!(error.contains(difference) && error.contains("step-30"), "{error}");
         assert_eq!(fs::read(dir.path().join("out/recipe.toml")).unwrap(), recipe, "{change}");
     }
     let rows = fs::read_to_string(dir.path().join("rows.jsonl")).unwrap();
     fs::write(dir.path().join("rows.jsonl"), rows.replacen("output\":\"", "output\":\"x", 1)).unwrap();
     let output = train(dir.path(), "cc", "out", &[]).output().unwrap();
-    assert!(stderr(&output).contains("other data"), "{}", stderr(&output));
-    fs::write(dir.path().join("rows.jsonl"), rows).unwrap();
+    assert!(stderr(&output).contains("is of another run: samples = "), "{}", stderr(&output));
+    // The same rows under another name are the same rows.
+    fs::write(dir.path().join("same.jsonl"), rows).unwrap();
+    finished(train(dir.path(), "cc", "out", &["data.train=same.jsonl"]));
+    fs::rename(dir.path().join("same.jsonl"), dir.path().join("rows.jsonl")).unwrap();
     // Where and how often a run writes decides no loss.
     finished(train(dir.path(), "cc", "out", &["run.save_every=7", "run.keep=5"]));
 }
@@ -294,7 +302,7 @@ fn training_on_real_rows_with_the_real_qwen_tokenizer_learns_and_its_export_give
         connection: ConnectionOptions::default(),
     };
     let folder = ModelFolder {
-        source_config: Default::default(),
+        source: Default::default(),
         model: model(&config, 1),
         config,
         tokenizer: Tokenizer::from_json(&tokenizer_json).unwrap(),

@@ -1,7 +1,7 @@
 //! `ModelConfig`: what a Hugging Face `config.json` says of a Llama, Qwen2 or Mistral decoder. Knows nothing of tensors.
 
 use crate::error::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 /// The architectures whose checkpoints are read. They differ in config values only.
@@ -26,8 +26,13 @@ pub struct RopeScaling {
     /// Wavelengths below `original / high_freq_factor` are kept.
     pub high_freq_factor: f64,
     /// Context length before scaling, in tokens.
-    #[serde(rename = "original_max_position_embeddings")]
+    #[serde(rename = "original_max_position_embeddings", serialize_with = "whole")]
     pub original_max_positions: f64,
+}
+
+/// As an integer, which `transformers` asks for.
+fn whole<S: Serializer>(length: &f64, serializer: S) -> core::result::Result<S::Ok, S::Error> {
+    serializer.serialize_u64(*length as u64)
 }
 
 /// Sizes and switches of a decoder. Axis names are those of the crate's legend.

@@ -7,7 +7,7 @@ use std::path::Path;
 use trainer::experiment::cell::{Asked, Error, Fit, LayerError, Measured, Miss, Timed, Trained};
 use trainer::experiment::matrix::{Group, Reading, Training};
 use trainer::experiment::plan::Plan;
-use trainer::experiment::report;
+use trainer::experiment::report::{self, Scores};
 use trainer::recipe::Recipe;
 
 /// The report of cells as `super::written` makes them, each changed.
@@ -45,6 +45,18 @@ fn differences_between_ways_of_asking_stand_with_their_families() {
     says(&results, "- W_T − no connection: +0.0 [+0.0, +0.0] points, which cannot be told from zero.");
     let data = fs::read_to_string(dir.path().join("figures/why.csv")).unwrap();
     says(&data, "ML-SFT,CC-Tuning without a connection − ML-SFT,5,choice,0.5,");
+}
+
+#[test]
+fn several_ways_are_averaged_over_the_seeds_that_all_have() {
+    let prompts = super::prompts(4);
+    let way = |seed, credit| Scores::of_prompts(seed, &prompts, vec![credit; prompts.len()]);
+    let both = Scores::mean_of(&[way(3, 1.0), way(3, 0.0)]);
+    assert_eq!((both.centre(), both.seeds(), both.items()), (0.5, 1, prompts.len()));
+    assert_eq!(Scores::mean_of(&[way(3, 1.0), way(4, 0.0)]).seeds(), 0);
+    // What has no seed of its own is paired with any.
+    let difference = way(4, 1.0).minus(&way(0, 0.25).beside(&way(4, 1.0)));
+    assert_eq!((difference.estimate.mean, difference.seeds), (0.75, 1));
 }
 
 #[test]

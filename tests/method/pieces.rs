@@ -47,6 +47,37 @@ fn a_loss_over_two_chunks_of_logits_is_the_sum_of_its_rows() {
 }
 
 #[test]
+fn a_loss_over_a_large_vocabulary_is_as_near_as_over_a_small_one() {
+    let model = wide();
+    let (n, d_model) = (3, model.model.embedding().dims()[1]);
+    let numbers: Vec<f32> = (0..n * d_model).map(|at| ((at * 7919) % 201) as f32 / 100.0 - 1.0).collect();
+    let rows: Tensor<2> = Tensor::from_data(TensorData::new(numbers, [n, d_model]), &Device::flex());
+    let targets = random_ids(n, 0..WORDS as u32, 2);
+    let (loss, _) = backward(&model, Precision::F32, rows.clone(), &targets, n as f64, &mut Gradients::default());
+    let logits = values(&model.logits(Tensor::from_inner(rows)));
+    let of_row = |(logits, &target): (&[f32], &u32)| {
+        let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+        sum.ln() - f64::from(logits[target as usize])
+    };
+    let expected = logits.chunks(WORDS).zip(&targets).map(of_row).sum::<f64>() / n as f64;
+    assert!((loss - expected).abs() < 1e-5, "{loss}, in float64 {expected}");
+}
+
+#[test]
+fn a_norm_over_many_numbers_is_the_same_every_time() {
+    let numbers: Vec<f32> = (0..3 << 21).map(|at: usize| ((at * 7919) % 10_007) as f32 / 1e4 - 0.5).collect();
+    let expected = numbers.iter().map(|&number| f64::from(number).powi(2)).sum::<f64>().sqrt();
+    let mut gradients = Gradients::default();
+    let n = numbers.len();
+    gradients.add_one(EMBEDDING, Tensor::from_data(TensorData::new(numbers, [n]), &Device::flex()));
+    let first = gradients.norm();
+    assert!((first / expected - 1.0).abs() < 1e-6, "{first}, in float64 {expected}");
+    for _ in 0..40 {
+        assert_eq!(gradients.norm(), first);
+    }
+}
+
+#[test]
 fn an_update_of_a_table_in_pieces_is_adamw_everywhere() {
     let start = wide();
     let table = values(&start.model.embedding().inner().flatten::<1>(0, 1));

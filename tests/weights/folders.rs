@@ -5,16 +5,17 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use cctuning::chat::ChatTemplate;
-use cctuning::checkpoint::{Storage, save_tensors};
+use cctuning::checkpoint::{Checkpoint, DECISION_MAKER, Storage, save_tensors};
 use cctuning::config::{Family, ModelConfig};
 use cctuning::generate::Stop;
 use cctuning::transform_matrix::TRANSFORM_TENSOR;
 use serde_json::{Value, json};
-use trainer::model_folder::{ModelFolder, TRANSFORM_FILE};
+use trainer::model_folder::{Layout, ModelFolder, TRANSFORM_FILE};
 
 use crate::small_model::{config, folder, tensors};
 
 const INDEX: &str = "model.safetensors.index.json";
+const SHARDED: Layout = Layout { storage: Storage::F32, shard_bytes: 40_000, connection: true };
 
 fn load(path: &Path) -> anyhow::Result<ModelFolder> {
     ModelFolder::load(path, None, 0, &Device::flex())
@@ -36,7 +37,7 @@ fn json_of(path: &Path) -> Value {
 fn a_folder_in_shards_is_the_folder_in_one_file() {
     let dir = tempfile::tempdir().unwrap();
     let made = folder(config(Family::Qwen2, false), ChatTemplate::PLAIN, 1);
-    made.save_shards(&made.model, dir.path(), Storage::F32, 40_000).unwrap();
+    made.save_as(&made.model, dir.path(), SHARDED).unwrap();
     let sharded = files(dir.path());
     assert!(sharded.len() > 3 && sharded.contains(&INDEX.to_string()), "{sharded:?}");
     let mut bytes = 0;
@@ -57,10 +58,74 @@ fn a_folder_in_shards_is_the_folder_in_one_file() {
 }
 
 #[test]
+fn beside_a_single_file_an_index_is_a_leftover_as_for_transformers() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new] = [1, 2].map(|seed| folder(config(Family::Qwen2, false), ChatTemplate::PLAIN, seed));
+    old.save_as(&old.model, dir.path(), SHARDED).unwrap();
+    let single = tempfile::tempdir().unwrap();
+    new.save_model(&new.model, single.path(), Storage::F32).unwrap();
+    fs::copy(single.path().join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    assert_eq!(tensors(&load(dir.path()).unwrap().model), tensors(&new.model));
+}
+
+#[test]
+fn a_plain_folder_holds_nothing_that_other_programs_do_not_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = folder(config(Family::Llama, false), ChatTemplate::PLAIN, 1);
+    made.save_model(&made.model, dir.path(), Storage::F32).unwrap();
+    fs::write(dir.path().join("chat_template.jinja"), "of a model that stood here before").unwrap();
+    made.save_as(&made.model, dir.path(), Layout { connection: false, ..Layout::of(Storage::F32) }).unwrap();
+    assert!(!dir.path().join("cctuning.json").exists() && !dir.path().join("chat_template.jinja").exists());
+    let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
+    let mut stored = Checkpoint::default();
+    stored.add("model.safetensors", &bytes).unwrap();
+    let mut expected = tensors(&made.model);
+    expected.remove(DECISION_MAKER).expect("the model has one");
+    assert!(stored.names().eq(expected.keys()), "{:?}", stored.names().collect::<Vec<_>>());
+    let again = load(dir.path()).unwrap();
+    assert_eq!(again.settings.template, ChatTemplate::PLAIN, "derived from what is written for transformers");
+    assert_eq!(json_of(&dir.path().join("config.json"))["rope_scaling"]["original_max_position_embeddings"], json!(64));
+}
+
+#[test]
+fn what_a_source_says_of_text_and_of_generating_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let made = folder(config(Family::Llama, true), ChatTemplate::PLAIN, 1);
+    let stop = made.settings.template.stop_ids(&made.tokenizer).unwrap()[0];
+    made.save_as(&made.model, dir.path(), Layout { connection: false, ..Layout::of(Storage::F32) }).unwrap();
+    let jinja = format!("{{# a comment of its own #}}{}", ChatTemplate::PLAIN.to_jinja());
+    fs::write(path("chat_template.jinja"), &jinja).unwrap();
+    let text = json!({ "tokenizer_class": "Of", "pad_token": "<|user|>", "eos_token": { "content": "<|user|>" } });
+    fs::write(path("tokenizer_config.json"), text.to_string()).unwrap();
+    let generation = json!({ "eos_token_id": [9, stop], "pad_token_id": 7, "do_sample": true, "temperature": 0.7 });
+    fs::write(path("generation_config.json"), generation.to_string()).unwrap();
+    let read = load(dir.path()).unwrap();
+    // Twice: what was written is a source as well.
+    let (once, twice) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    read.save_model(&read.model, once.path(), Storage::F32).unwrap();
+    let again = load(once.path()).unwrap();
+    again.save_model(&again.model, twice.path(), Storage::F32).unwrap();
+    for written in [once.path(), twice.path()] {
+        let text = json_of(&written.join("tokenizer_config.json"));
+        assert_eq!((&text["tokenizer_class"], &text["pad_token"]), (&json!("Of"), &json!("<|user|>")));
+        assert_eq!((&text["eos_token"], &text["chat_template"]), (&json!("<|end|>"), &json!(jinja)));
+        assert_eq!(text["model_input_names"], json!(["input_ids", "attention_mask"]));
+        let expected = json!({ "eos_token_id": [stop, 9], "pad_token_id": 7, "do_sample": false });
+        assert_eq!(json_of(&written.join("generation_config.json")), expected);
+    }
+    // Another template than the folder's has no text but ours.
+    let named = ModelFolder::load(dir.path(), Some(ChatTemplate::PLAIN), 0, &Device::flex()).unwrap();
+    named.save_model(&named.model, once.path(), Storage::F32).unwrap();
+    let text = json_of(&once.path().join("tokenizer_config.json"));
+    assert_eq!(text["chat_template"], json!(ChatTemplate::PLAIN.to_jinja()));
+}
+
+#[test]
 fn what_is_wrong_with_an_index_is_said_before_anything_is_loaded() {
     let dir = tempfile::tempdir().unwrap();
     let made = folder(config(Family::Llama, false), ChatTemplate::PLAIN, 1);
-    made.save_shards(&made.model, dir.path(), Storage::F32, 40_000).unwrap();
+    made.save_as(&made.model, dir.path(), SHARDED).unwrap();
     let good = json_of(&dir.path().join(INDEX));
     let refused = |index: &str, parts: &[&str]| {
         fs::write(dir.path().join(INDEX), index).unwrap();

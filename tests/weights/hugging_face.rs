@@ -14,7 +14,7 @@ use cctuning::checkpoint::Storage;
 use cctuning::config::Family;
 use cctuning::model::TokenBatch;
 use serde_json::Value;
-use trainer::model_folder::ModelFolder;
+use trainer::model_folder::{Layout, ModelFolder};
 
 use crate::small_model::{assert_close, config, folder, values};
 
@@ -77,7 +77,7 @@ fn an_exported_folder_has_the_same_logits_for_us_and_for_transformers() {
     for (family, template, tied, storage, shard_bytes) in cases {
         let dir = tempfile::tempdir().unwrap();
         let made = folder(config(family, tied), template, 5);
-        made.save_shards(&made.model, dir.path(), storage, shard_bytes).unwrap();
+        made.save_as(&made.model, dir.path(), Layout { shard_bytes, ..Layout::of(storage) }).unwrap();
         let ours = ModelFolder::load(dir.path(), None, 0, &Device::flex()).unwrap();
         let batch = TokenBatch::new(&[&ids], &Device::flex());
         let logits = values(&ours.model.logits(ours.model.forward(&batch, None).squeeze_dim(0)));

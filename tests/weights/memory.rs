@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use cctuning::chat::ChatTemplate;
 use cctuning::checkpoint::Storage;
 use cctuning::config::{Family, ModelConfig};
-use trainer::model_folder::ModelFolder;
+use trainer::model_folder::{Layout, ModelFolder};
 
 use crate::small_model::{config, folder, model, tensors};
 
@@ -56,7 +56,7 @@ fn loading_peaks_at_115_percent_of_what_is_loaded() {
     let shape =
         ModelConfig { d_model: 512, d_ff: 2048, vocab_size: 16_000, n_layers: 8, ..config(Family::Llama, true) };
     let made = folder(shape, ChatTemplate::PLAIN, 1);
-    made.save_shards(&made.model, dir.path(), Storage::Bf16, 30_000_000).unwrap();
+    made.save_as(&made.model, dir.path(), Layout { shard_bytes: 30_000_000, ..Layout::of(Storage::Bf16) }).unwrap();
     let stored = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap());
     let stored = stored.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "safetensors"));
     // bf16 there, f32 here.

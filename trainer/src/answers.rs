@@ -15,6 +15,8 @@ use crate::sample::Sample;
 
 /// Most logits that are held at once. Each chunk of rows costs one product with the whole head.
 pub const CHUNK: usize = 1 << 26;
+/// Columns of a vocabulary whose exponentials are added in one go.
+const SOFTMAX_PIECE: usize = 1 << 14;
 
 /// The token batch of the main pass: prompt and answer, the last token only being predicted.
 pub fn main_tokens(model: &CcModel, samples: &[&Sample]) -> TokenBatch {
@@ -82,6 +84,33 @@ pub fn targets<'a>(samples: &'a [&Sample]) -> impl Iterator<Item = u32> + 'a {
     samples.iter().flat_map(|sample| sample.answer.iter().copied())
 }
 
+/// Softmax over the vocabulary, and `ln sum exp` of every row.
+///
+/// burn-flex adds the exponentials of a row one after the other in f32, which is 1e-4 off at 128,000 of them; so pieces of
+/// [`SOFTMAX_PIECE`] are added apart.
+///
+/// # Shapes
+/// - `logits`: `[answer tokens, vocab_size]`
+/// - returns: the same, and `[answer tokens, 1]`
+fn softmax_in_pieces(logits: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    let pieces: Vec<(Tensor<2>, Tensor<2>)> = logits
+        .split(SOFTMAX_PIECE, 1)
+        .into_iter()
+        .map(|logits| {
+            let probabilities = softmax(logits.clone(), 1);
+            // From the largest probability, which is at least one in `vocab_size`: the logits are exponentiated once, and a
+            // target of vanishing probability still has its logit.
+            let log_sum = logits.max_dim(1) - probabilities.clone().max_dim(1).log();
+            (probabilities, log_sum)
+        })
+        .collect();
+    let sums = Tensor::cat(pieces.iter().map(|(_, sum)| sum.clone()).collect(), 1);
+    let largest = sums.clone().max_dim(1);
+    let log_sum = (sums - largest.clone()).exp().sum_dim(1).log() + largest;
+    let weigh = |(probabilities, sum): (Tensor<2>, Tensor<2>)| probabilities * (sum - log_sum.clone()).exp();
+    (Tensor::cat(pieces.into_iter().map(weigh).collect(), 1), log_sum)
+}
+
 /// Summed cross-entropy over `scale`, and its gradient with respect to the rows.
 ///
 /// The gradient of softmax with cross-entropy is `softmax - one_hot`, so no graph is built over the logits, which are
@@ -108,10 +137,7 @@ pub fn backward(
         let (device, n) = (rows.device(), targets.len());
         let rows = precision.round(rows);
         let logits = rows.clone().matmul(head.clone()).cast(FloatDType::F32);
-        let probabilities = softmax(logits.clone(), 1);
-        // `ln sum exp` from the largest probability, which is at least one in `vocab_size`: the logits are exponentiated
-        // once, and a target of vanishing probability still has its logit.
-        let log_sum = logits.clone().max_dim(1) - probabilities.clone().max_dim(1).log();
+        let (probabilities, log_sum) = softmax_in_pieces(logits.clone());
         let chosen: Tensor<2, Int> = index(targets.iter().map(|&id| id as usize), &device).unsqueeze_dim(1);
         let of_targets = logits.gather(1, chosen.clone()) - log_sum;
         loss -= of_targets.into_data().iter::<f32>().map(f64::from).sum::<f64>() / scale;

@@ -22,7 +22,7 @@ use crate::fit::verb::FitArgs;
 use crate::generate::{GenerateArgs, SourceArg};
 use crate::inputs::{CORPUS_SEED, announce, model, prompts, renderer, samples, training_samples};
 use crate::interrupt::Interrupt;
-use crate::model_folder::{ModelFolder, TRANSFORM_FILE, save_transform};
+use crate::model_folder::{Layout, ModelFolder, TRANSFORM_FILE, save_transform};
 use crate::recipe::{Cc, Data, Place, Preset, Recipe};
 use crate::step::MethodName;
 use crate::train::{Ended, describe};
@@ -127,6 +127,10 @@ enum ExportVerb {
         /// Largest file of weights, as in 500MB or 4GB; more than one of them get an index
         #[arg(long, default_value = "4GB", value_parser = export::shard_size)]
         shard_size: usize,
+        /// Without Decision Maker, W_T and cctuning.json: for programs that refuse a tensor they do not know, as vLLM and
+        /// llama.cpp's converter do
+        #[arg(long)]
+        plain: bool,
     },
     /// Web bundle from a vanilla and a CC-Tuned folder (W_T fitted) of the same shape
     Bundle {
@@ -261,20 +265,24 @@ fn dispatch(verb: Verb) -> Result<bool> {
             Ok(true)
         }
         Verb::Data(DataVerb::Build { args, recipe }) => build(&args, &recipe.load()?, &Interrupt::install()?),
-        Verb::Export(ExportVerb::Hf { folder, out, dtype, shard_size }) => {
+        Verb::Export(ExportVerb::Hf { folder, out, dtype, shard_size, plain }) => {
             let folder = hub::resolve(&folder)?;
             let place = |path: &Path| path.canonicalize().ok();
             ensure!(
-                matches!(dtype, Dtype::F32) || place(&out).is_none() || place(&out) != place(&folder),
-                "--out {}: the folder that is exported; its only weights would be rounded, so name another",
+                place(&out).is_none() || place(&out) != place(&folder),
+                "--out {}: the folder that is exported; its files would be written over, so name another",
                 out.display()
             );
             let loaded = ModelFolder::load(&folder, None, 0, &Device::flex())?;
-            loaded.save_shards(&loaded.model, &out, dtype.into(), shard_size)?;
-            if let Some(transform) = &loaded.transform {
-                save_transform(&out, transform)?;
-            }
+            let layout = Layout { storage: dtype.into(), shard_bytes: shard_size, connection: !plain };
+            loaded.save_as(&loaded.model, &out, layout)?;
             println!("{} written", out.display());
+            if let (Some(transform), false) = (&loaded.transform, plain) {
+                save_transform(&out, transform)?;
+                println!(
+                    "other programs answer without the connection; its Decision Maker and {TRANSFORM_FILE} are for `trainer generate`"
+                );
+            }
             Ok(true)
         }
         Verb::Export(ExportVerb::Bundle { vanilla, cc, data, out, max_new_tokens }) => {
@@ -297,6 +305,9 @@ pub fn only_builtin(verb: &str, key: &str, place: &Place) -> Result<()> {
 
 fn train_one(method: MethodName, recipe: &Recipe) -> Result<bool> {
     let mut folder = model(recipe, &announce())?;
+    for warning in train::doubts(&folder, recipe) {
+        eprintln!("warning: {warning}");
+    }
     folder.settings.anchor = recipe.cc.anchor;
     folder.settings.connection = recipe.cc.connection();
     let renderer = renderer(recipe, &folder.tokenizer, &folder.settings);

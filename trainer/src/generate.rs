@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use cctuning::bundle::Bundle;
-use cctuning::chat::Prompt;
+use cctuning::chat::{ChatTemplate, Prompt};
 use cctuning::decision_maker::Pool;
 use cctuning::generate::{Connection, Decoding, GenerateOptions, Source, Stop};
 use cctuning::sampling::Sampling;
@@ -30,6 +30,9 @@ pub struct GenerateArgs {
     /// A web bundle
     #[arg(long)]
     bundle: Option<PathBuf>,
+    /// Another chat template than a folder's own: llama3, qwen2, mistral or plain
+    #[arg(long, conflicts_with = "bundle")]
+    template: Option<ChatTemplate>,
     /// What to ask; without it prompts are read line by line
     #[arg(long)]
     prompt: Option<String>,
@@ -149,7 +152,7 @@ impl Loaded {
         match (&args.folder, &args.bundle) {
             (None, None) => bail!("say which model answers: --folder DIR or --bundle DIR"),
             (Some(path), _) => {
-                let folder = ModelFolder::load(path, None, 0, &device)?;
+                let folder = ModelFolder::load(path, args.template.clone(), 0, &device)?;
                 let transform = folder.folded_transform();
                 Ok(Self::Folder(Box::new(folder), transform))
             }

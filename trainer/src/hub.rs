@@ -31,7 +31,7 @@ const OF_TEXT: [&str; 5] = [
     "cctuning.json",
 ];
 /// The same, before the weights: a folder with weights is complete.
-const OF_WEIGHTS: [&str; 2] = ["transform_matrix.safetensors", INDEX_FILE];
+const OF_WEIGHTS: [&str; 1] = ["transform_matrix.safetensors"];
 /// Further attempts at a file whose connection breaks; each goes on where the one before ended.
 const RETRIES: u32 = 4;
 
@@ -185,7 +185,8 @@ impl Hub {
             OF_TEXT.into_iter().filter(|file| has(file)).chain([tokenizer]).try_for_each(fetch)?;
         }
         if part >= Part::Weights {
-            OF_WEIGHTS.into_iter().filter(|file| has(file)).try_for_each(fetch)?;
+            let shards = Some(INDEX_FILE).filter(|_| !has(SINGLE_FILE));
+            OF_WEIGHTS.into_iter().chain(shards).filter(|file| has(file)).try_for_each(fetch)?;
             for file in weight_files::names(&folder)? {
                 ensure!(has(&file), "{id}@{revision}: {INDEX_FILE} names {file}, which the repository does not have");
                 fetch(&file)?;

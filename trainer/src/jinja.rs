@@ -55,6 +55,14 @@ pub fn of_folder(path: &Path, tokenizer: &Tokenizer) -> Result<Option<ChatTempla
     Ok(Some(derived))
 }
 
+/// The text of that template.
+///
+/// # Errors
+/// The file that holds it cannot be read.
+pub fn text_of_folder(path: &Path) -> Result<Option<String>> {
+    Ok(read(path)?.map(|(_, source)| source.text))
+}
+
 /// `chat_template.jinja`, else what `tokenizer_config.json` says.
 fn read(path: &Path) -> Result<Option<(&'static str, Source)>> {
     const CONFIG: &str = "tokenizer_config.json";

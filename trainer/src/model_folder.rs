@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::run_folder::read_if_there;
-pub use crate::weight_files::load_weights;
-use crate::weight_files::{self, SHARD_BYTES};
+use crate::weight_files;
+pub use crate::weight_files::{Layout, load_weights};
 use crate::{hub, jinja};
 
 pub const TRANSFORM_FILE: &str = "transform_matrix.safetensors";
@@ -28,7 +28,13 @@ pub const TRANSFORM_FILE: &str = "transform_matrix.safetensors";
 const TRANSFORM_FILES: [&str; 6] =
     [TRANSFORM_FILE, "transform.json", "transform.txt", "transform.svg", "transform-curve.csv", "transform-curve.svg"];
 const SETTINGS_FILE: &str = "cctuning.json";
+const GENERATION_CONFIG_FILE: &str = "generation_config.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+/// Where `transformers` looks first for what we write into [`TOKENIZER_CONFIG_FILE`].
+const OLDER_TEXT_FILES: [&str; 4] =
+    ["chat_template.jinja", "chat_template.json", "special_tokens_map.json", "added_tokens.json"];
+/// Keys of a generation_config.json about answers that are drawn.
+const SAMPLING: [&str; 6] = ["do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"];
 
 /// What `cctuning.json` says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,13 +48,21 @@ pub struct Settings {
 /// A model with everything needed to use it.
 pub struct ModelFolder {
     pub config: ModelConfig,
-    /// `config.json` as it was read, with what we do not use; null for a model that was made here.
-    pub source_config: Value,
+    pub source: Source,
     pub model: CcModel,
     pub tokenizer: Tokenizer,
     pub tokenizer_json: Vec<u8>,
     pub settings: Settings,
     pub transform: Option<TransformMatrix>,
+}
+
+/// The files around the weights as they were read, with what we do not use; null where there was none.
+#[derive(Clone, Default)]
+pub struct Source {
+    pub config: Value,
+    pub generation_config: Value,
+    /// Its `chat_template` is the Jinja text that the settings' template was derived from, wherever that stood.
+    pub tokenizer_config: Value,
 }
 
 /// The folder of the checkpoint that is shipped with the source.
@@ -66,8 +80,12 @@ impl ModelFolder {
     pub fn load(path: &Path, template: Option<ChatTemplate>, seed: u64, device: &Device) -> Result<Self> {
         let path = &hub::resolve(path)?;
         let config = load_config(path)?;
-        let source_config = serde_json::from_slice(&read(path, "config.json")?)?;
-        let Speech { tokenizer, tokenizer_json, settings } = speech(path, template)?;
+        let Speech { tokenizer, tokenizer_json, settings, tokenizer_config } = speech(path, template)?;
+        let source = Source {
+            config: serde_json::from_slice(&read(path, "config.json")?)?,
+            generation_config: json_if_there(&path.join(GENERATION_CONFIG_FILE))?,
+            tokenizer_config,
+        };
         if tokenizer.vocab_size() > config.vocab_size {
             bail!(
                 "{}: tokenizer.json has {} tokens and config.json says vocab_size {}; they belong to different models",
@@ -81,14 +99,14 @@ impl ModelFolder {
             true => Some(load_transform(path, &config, device)?),
             false => None,
         };
-        Ok(Self { config, source_config, model, tokenizer, tokenizer_json, settings, transform })
+        Ok(Self { config, source, model, tokenizer, tokenizer_json, settings, transform })
     }
 
     /// The same folder around another model of the same shape.
     pub fn with_model(&self, model: CcModel) -> Result<Self> {
         Ok(Self {
             config: self.config.clone(),
-            source_config: self.source_config.clone(),
+            source: self.source.clone(),
             model,
             tokenizer: Tokenizer::from_json(&self.tokenizer_json)?,
             tokenizer_json: self.tokenizer_json.clone(),
@@ -99,12 +117,12 @@ impl ModelFolder {
 
     /// Writes `model`, of this folder's shape, with this folder's tokenizer and settings into `path`.
     pub fn save_model(&self, model: &CcModel, path: &Path, storage: Storage) -> Result<()> {
-        self.save_shards(model, path, storage, SHARD_BYTES)
+        self.save_as(model, path, Layout::of(storage))
     }
 
-    /// As [`Self::save_model`], in files of at most `shard_bytes`.
-    pub fn save_shards(&self, model: &CcModel, path: &Path, storage: Storage, shard_bytes: usize) -> Result<()> {
-        let dtype = match storage {
+    /// As [`Self::save_model`], in another layout.
+    pub fn save_as(&self, model: &CcModel, path: &Path, layout: Layout) -> Result<()> {
+        let dtype = match layout.storage {
             Storage::F32 | Storage::Q8 => "float32",
             Storage::Bf16 => "bfloat16",
             Storage::F16 => "float16",
@@ -115,25 +133,42 @@ impl ModelFolder {
         if config.eos_token_ids.is_empty() {
             config.eos_token_ids.clone_from(&stop);
         }
-        // What belongs to the weights that stood here must not be taken for a part of these.
-        for former in TRANSFORM_FILES {
+        // What belongs to the model that stood here must not be taken for a part of this one.
+        for former in TRANSFORM_FILES.into_iter().chain(OLDER_TEXT_FILES) {
             weight_files::remove(&path.join(former))?;
         }
-        weight_files::save_weights(model, path, storage, shard_bytes)?;
-        write_json(path, "config.json", &merged(&self.source_config, config.to_json(dtype), dtype))?;
-        write_json(path, "generation_config.json", &json!({ "eos_token_id": stop, "do_sample": false }))?;
-        write_json(path, SETTINGS_FILE, &serde_json::to_value(&self.settings)?)?;
-        write(path, "tokenizer.json", &self.tokenizer_json)?;
-        let mut tokenizer_config = json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": self.settings.template.stop_token(),
-            "chat_template": self.settings.template.to_jinja(),
-            "model_max_length": self.config.max_positions,
-        });
-        if let Some(begin) = self.settings.template.begin_token() {
-            tokenizer_config["bos_token"] = begin.into();
+        weight_files::save_weights(model, path, layout)?;
+        write_json(path, "config.json", &merged(&self.source.config, config.to_json(dtype), dtype))?;
+        write_json(path, GENERATION_CONFIG_FILE, &greedy(&self.source.generation_config, &stop))?;
+        if layout.connection {
+            write_json(path, SETTINGS_FILE, &serde_json::to_value(&self.settings)?)?;
+        } else {
+            weight_files::remove(&path.join(SETTINGS_FILE))?;
         }
-        write_json(path, TOKENIZER_CONFIG_FILE, &tokenizer_config)
+        write(path, "tokenizer.json", &self.tokenizer_json)?;
+        write_json(path, TOKENIZER_CONFIG_FILE, &self.tokenizer_config())
+    }
+
+    /// What `transformers` is to know of the text: what the source said, and over it how a turn begins and ends.
+    fn tokenizer_config(&self) -> Value {
+        let template = &self.settings.template;
+        let mut config = json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": self.config.max_positions,
+            // Its own default has a third, which these models do not take.
+            "model_input_names": ["input_ids", "attention_mask"],
+            "clean_up_tokenization_spaces": false,
+            "pad_token": template.stop_token(),
+            "chat_template": template.to_jinja(),
+        });
+        for (key, value) in self.source.tokenizer_config.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
+        config["eos_token"] = template.stop_token().into();
+        if let Some(begin) = template.begin_token() {
+            config["bos_token"] = begin.into();
+        }
+        config
     }
 
     /// Whether `path` holds all that [`Self::save_model`] writes; its last file is there once all others are.
@@ -147,6 +182,8 @@ pub struct Speech {
     pub tokenizer: Tokenizer,
     pub tokenizer_json: Vec<u8>,
     pub settings: Settings,
+    /// As [`Source`] has it.
+    pub tokenizer_config: Value,
 }
 
 /// Reads the tokenizer, the template and the settings of a folder, or of a model of the Hub.
@@ -174,13 +211,39 @@ pub fn speech(path: &Path, template: Option<ChatTemplate>) -> Result<Speech> {
             connection: ConnectionOptions::default(),
         },
     };
+    let mut tokenizer_config = json_if_there(&path.join(TOKENIZER_CONFIG_FILE))?;
+    if let Some(config) = tokenizer_config.as_object_mut() {
+        config.remove("chat_template");
+        // Another template than the folder's has no text but ours.
+        if let (None, Some(text)) = (&template, jinja::text_of_folder(path)?) {
+            config.insert("chat_template".into(), text.into());
+        }
+    }
     settings.template = template.unwrap_or(settings.template);
-    Ok(Speech { tokenizer, tokenizer_json, settings })
+    Ok(Speech { tokenizer, tokenizer_json, settings, tokenizer_config })
 }
 
 /// Reads `config.json` of a folder.
 pub fn load_config(path: &Path) -> Result<ModelConfig> {
     ModelConfig::from_json(&read(path, "config.json")?).with_context(|| path.display().to_string())
+}
+
+/// What `source` said of generating, but greedily, and ending where this template does before all else.
+fn greedy(source: &Value, stop: &[u32]) -> Value {
+    let mut config = source.as_object().cloned().unwrap_or_default();
+    config.retain(|key, _| !SAMPLING.contains(&key.as_str()));
+    let mut ends: Vec<Value> = stop.iter().map(|&id| id.into()).collect();
+    let others = match config.remove("eos_token_id").unwrap_or_default() {
+        Value::Array(ids) => ids,
+        id => vec![id],
+    };
+    for id in others {
+        if id.is_u64() && !ends.contains(&id) {
+            ends.push(id);
+        }
+    }
+    config.extend([("eos_token_id".into(), ends.into()), ("do_sample".into(), false.into())]);
+    config.into()
 }
 
 /// What `source` said, and over it what we know.
@@ -225,6 +288,12 @@ fn read(folder: &Path, file: &str) -> Result<Vec<u8>> {
             path.display()
         )
     })
+}
+
+/// A file of JSON; null where there is none.
+fn json_if_there(path: &Path) -> Result<Value> {
+    let Some(bytes) = read_if_there(path)? else { return Ok(Value::Null) };
+    serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
 }
 
 fn write(folder: &Path, file: &str, bytes: &[u8]) -> Result<()> {

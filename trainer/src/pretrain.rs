@@ -70,15 +70,8 @@ pub fn pretrain(corpus: &Corpus, recipe: &Recipe, out: &Path, device: &Device, i
         connection: ConnectionOptions::default(),
     };
     let model = CcModel::new(&config, device);
-    let folder = ModelFolder {
-        config,
-        source_config: Default::default(),
-        model,
-        tokenizer,
-        tokenizer_json,
-        settings,
-        transform: None,
-    };
+    let folder =
+        ModelFolder { config, source: Default::default(), model, tokenizer, tokenizer_json, settings, transform: None };
     let samples = base.iter().map(|text| sample(text, &folder.tokenizer)).collect::<Result<Vec<_>>>()?;
     let tokens: usize = samples.iter().map(Sample::len).sum();
     println!("{} lines of base text, {tokens} tokens", samples.len());

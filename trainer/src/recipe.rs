@@ -285,11 +285,15 @@ pub enum Template {
     Plain,
 }
 
-/// Cosine decay to zero after a linear warm-up, the only schedule there is.
+/// The learning rate after a linear warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
+    /// Half a cosine to zero.
     Cosine,
+    /// A straight line to zero.
+    Linear,
+    Constant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use serde::Serialize;
 
-/// Draws of a bootstrap.
-const DRAWS: usize = 1000;
+/// Draws of a bootstrap: the ends of an interval then lie within a hundredth of its width or two, whatever the seed.
+const DRAWS: usize = 4000;
 
 /// A mean and its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -34,15 +35,20 @@ pub fn estimate(values: &[f64], seed: u64) -> Estimate {
     crossed(&[values.to_vec()], &(0..values.len()).map(alone).collect::<Vec<_>>(), seed)
 }
 
-/// The mean of one value of each run, and its interval over draws of runs: NaN where there is but one.
-pub fn over_runs(values: &[f64], seed: u64) -> Estimate {
-    match values {
-        [alone] => Estimate { mean: *alone, ..Estimate::NONE },
-        _ => {
-            let runs: Vec<Vec<f64>> = values.iter().map(|&value| vec![value]).collect();
-            crossed(&runs, &[Weighed { block: 0, cluster: 0, weight: 1.0 }], seed)
-        }
-    }
+/// The mean of one value of each run, and Student's interval: of a few runs draws would know no more than their range. NaN
+/// where there is but one.
+pub fn over_runs(values: &[f64]) -> Estimate {
+    /// 97.5 % quantiles for 1 to 15 degrees of freedom; beyond, 2.1 is an interval that is at most a twelfth too wide.
+    const T: [f64; 15] =
+        [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131];
+    let mean = mean(values);
+    let Some(freedom) = values.len().checked_sub(1).filter(|&freedom| freedom > 0) else {
+        return Estimate { mean, ..Estimate::NONE };
+    };
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / freedom as f64;
+    let stderr = (variance / values.len() as f64).sqrt();
+    let half = T.get(freedom - 1).unwrap_or(&2.1) * stderr;
+    Estimate { mean, stderr, low: mean - half, high: mean + half }
 }
 
 /// An item of [`crossed`].
@@ -83,12 +89,8 @@ pub fn crossed(runs: &[Vec<f64>], items: &[Weighed], seed: u64) -> Estimate {
     for part in clusters.iter().flatten() {
         add(&mut blocks[part.block], 1.0, part);
     }
-    let mut sums = blocks.clone();
-    let mut weighed = |times: &[usize], runs: &[f64]| {
-        sums.iter_mut().for_each(|(weight, sums)| {
-            *weight = 0.0;
-            sums.fill(0.0);
-        });
+    let weighed = |times: &[usize], runs: &[f64]| {
+        let mut sums = vec![(0.0, vec![0.0; runs.len()]); blocks.len()];
         for (cluster, &times) in clusters.iter().zip(times).filter(|(_, times)| **times > 0) {
             cluster.iter().for_each(|part| add(&mut sums[part.block], times as f64, part));
         }
@@ -99,7 +101,7 @@ pub fn crossed(runs: &[Vec<f64>], items: &[Weighed], seed: u64) -> Estimate {
         };
         blocks.iter().zip(&sums).map(block).sum::<f64>()
     };
-    resampled(runs.len(), clusters.len(), seed, |times, runs| weighed(times, runs))
+    resampled(runs.len(), clusters.len(), seed, weighed)
 }
 
 /// The sum of some values over the sum of others, of the same items and runs, with its interval as [`crossed`] draws it. No
@@ -124,12 +126,15 @@ pub fn ratio(above: &[Vec<f64>], below: &[Vec<f64>], items: &[Weighed], seed: u6
 }
 
 /// A statistic of how often each cluster was drawn and of the runs' weights, and its interval over draws of both.
-fn resampled(runs: usize, clusters: usize, seed: u64, mut statistic: impl FnMut(&[usize], &[f64]) -> f64) -> Estimate {
+fn resampled(runs: usize, clusters: usize, seed: u64, statistic: impl Fn(&[usize], &[f64]) -> f64 + Sync) -> Estimate {
     let centre = statistic(&vec![1; clusters], &vec![1.0 / runs as f64; runs]);
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let fewer = |n: usize| n.saturating_sub(1).max(1);
-    let mut draws: Vec<f64> = (0..DRAWS)
-        .map(|_| {
+    let mut draws: Vec<f64> = (0..DRAWS as u64)
+        .into_par_iter()
+        .map(|draw| {
+            // Of its own, so that cores may draw in any order.
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(draw);
             let (mut of_runs, mut times) = (vec![0.0; runs], vec![0; clusters]);
             let drawn = fewer(runs);
             (0..drawn).for_each(|_| of_runs[rng.random_range(0..runs)] += 1.0 / drawn as f64);

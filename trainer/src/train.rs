@@ -24,8 +24,8 @@ use crate::optim::{AdamW, Stepped};
 use crate::parallel::cores;
 use crate::plan::{self, Largest};
 use crate::progress::Progress;
-use crate::recipe::Recipe;
-use crate::run_folder::{self, stream_file_atomically, write_file_atomically};
+use crate::recipe::{Data, Optim, Recipe};
+use crate::run_folder::{self, read_if_there, stream_file_atomically, write_file_atomically};
 use crate::sample::Sample;
 use crate::schedule;
 use crate::step::{ConnectionStats, Method, step};
@@ -94,28 +94,36 @@ pub fn train(
 
     let device = folder.model.device();
     let mut optimizer = AdamW::new(optim, recipe.cc.decision_lr_mult);
-    let mut done = 0;
+    let recipe_file = out.join("recipe.toml");
+    let (mut done, mut rounded_otherwise) = (0, false);
     if let Some(checkpoint) = run_folder::newest_valid(&checkpoints)? {
         let read = || -> Result<State> { Ok(serde_json::from_slice(&fs::read(checkpoint.join(STATE_FILE))?)?) };
         let state = read().with_context(|| checkpoint.join(STATE_FILE).display().to_string())?;
         if state.recipe != fingerprint {
             bail!(
-                "{} was made with another recipe or method, from other weights or on other data; resume with those it was started with ({}), or give another run.out",
+                "{} is of another run: {}. Resume with what it was started with ({}), or give another run.out",
                 checkpoint.display(),
-                out.join("recipe.toml").display()
+                differences(&state.recipe, &fingerprint),
+                recipe_file.display()
             );
         }
+        let before = read_if_there(&recipe_file)?.and_then(|text| toml::from_slice::<Recipe>(&text).ok());
+        let at_once = |recipe: &Recipe| (recipe.optim.micro_tokens, recipe.optim.recompute);
+        rounded_otherwise = before.is_some_and(|before| at_once(&before) != at_once(recipe));
         folder.model = load_weights(&checkpoint, &folder.config, optim.seed, &device)?;
         optimizer.resume(&checkpoint.join(OPTIMIZER_FILE), state.step, &device)?;
         done = state.step;
     }
     // Only now: a refused run must not overwrite the recipe of the one that stands here.
-    write_file_atomically(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
+    write_file_atomically(&recipe_file, recipe.to_toml()?.as_bytes())?;
     let mut log = Log::open(&out.join("log.jsonl"), done)?;
     let mut progress = Progress::new(label, total, done);
     if done > 0 {
         let rest = if done < total { "" } else { ": nothing is left to train" };
         progress.say(&format!("resuming {} after step {done} of {total}{rest}", label.trim()));
+        if rounded_otherwise {
+            progress.say("with other optim.micro_tokens or optim.recompute: the same but for rounding");
+        }
     }
 
     for at in done..total {
@@ -130,7 +138,7 @@ pub fn train(
             }
         };
         let result = step(&folder.model, &batch, now, optim.into(), at);
-        let lr = schedule::lr(at, total, optim.lr, optim.warmup_ratio);
+        let lr = schedule::lr(at, total, optim);
         let (updated, Stepped { grad_norm, moved }) = optimizer.step(folder.model, result.gradients, lr);
         folder.model = updated;
         if !result.loss.is_finite() || !grad_norm.is_finite() {
@@ -186,20 +194,37 @@ fn save(folder: &ModelFolder, optimizer: &AdamW, state: &State, checkpoints: &Pa
     Ok(())
 }
 
-/// Everything that decides the losses: the method, all of the recipe but where and how often it writes, the weights it
-/// starts from, and the data.
+/// Everything that decides the losses but for rounding, a line each: the method, the weights it starts from, the samples
+/// as they are read, and of the recipe what is not known by these. Whoever ran out of memory goes on with smaller
+/// micro-batches.
 fn fingerprint(recipe: &Recipe, method: Method, folder: &ModelFolder, samples: &[Sample]) -> Result<String> {
     let method = match method {
         Method::Sft => "sft",
         Method::Cc(_) => "cc",
         Method::Dft(_) => "dft",
     };
-    let recipe =
-        Recipe { run: Default::default(), eval: Default::default(), transform: Default::default(), ..recipe.clone() };
-    let mut start = Sha256::new();
-    folder.model.visit(&mut Hash(&mut start));
-    samples.iter().for_each(|sample| start.update(format!("{sample:?}")));
-    Ok(format!("method = {method:?}\nstart = {}\n{}", hex(&start.finalize()), recipe.to_toml()?))
+    let Recipe { data, model, optim, .. } = Recipe::default();
+    let recipe = Recipe {
+        data: Data { seed: recipe.data.seed, ..data },
+        model,
+        optim: Optim { micro_tokens: optim.micro_tokens, recompute: optim.recompute, ..recipe.optim.clone() },
+        cc: recipe.cc.clone(),
+        dft: recipe.dft.clone(),
+        ..Recipe::default()
+    };
+    let (mut weights, mut data) = (Sha256::new(), Sha256::new());
+    folder.model.visit(&mut Hash(&mut weights));
+    samples.iter().for_each(|sample| data.update(format!("{sample:?}")));
+    let [weights, data] = [weights, data].map(|hash| hex(&hash.finalize()));
+    Ok(format!("method = {method:?}\nweights = {weights:?}\nsamples = {data:?}\n{}", recipe.to_toml()?))
+}
+
+/// Which lines of two fingerprints are not the same, for people.
+fn differences(before: &str, now: &str) -> String {
+    let shorter = |line: &str| line.chars().take(40).collect::<String>();
+    let pairs = before.lines().zip(now.lines()).filter(|(before, now)| before != now);
+    let told: Vec<String> = pairs.map(|(before, now)| format!("{} (now {})", shorter(before), shorter(now))).collect();
+    if told.is_empty() { "it was made by another version of this trainer".into() } else { told.join(", ") }
 }
 
 /// Hashes every weight, one tensor after the other.
@@ -220,6 +245,22 @@ fn held(folder: &ModelFolder, recipe: &Recipe, method: Method, samples: &[Sample
         Some(peak) => format!("held {} of memory at most, planned {}", plan::size(peak as f64), plan::size(planned)),
         None => format!("planned {} of memory", plan::size(planned)),
     }
+}
+
+/// What can be trained, and is seldom meant.
+pub fn doubts(folder: &ModelFolder, recipe: &Recipe) -> Vec<String> {
+    /// Numbers in the weights from which on a model is no longer one to try things on.
+    const REAL: u64 = 100_000_000;
+    let lr = recipe.optim.lr;
+    let as_if_small = folder.config.parameters() > REAL && lr == Recipe::default().optim.lr;
+    let dropout = folder.source.config["attention_dropout"].as_f64().filter(|&share| share > 0.0);
+    let doubts = [
+        as_if_small.then(|| {
+            format!("optim.lr {lr} is meant for the small shipped model; the paper's is in `--preset paper-hparams`")
+        }),
+        dropout.map(|share| format!("config.json has attention_dropout {share}; this trainer drops nothing out")),
+    ];
+    doubts.into_iter().flatten().collect()
 }
 
 /// What the recipe alone cannot know: whether rows and layer exist in this model.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
-use cctuning::checkpoint::{Checkpoint, Loading, Storage};
+use cctuning::checkpoint::{Checkpoint, DECISION_MAKER, Loading, Storage};
 use cctuning::config::ModelConfig;
 use cctuning::model::CcModel;
 use cctuning::saving::{self, Outgoing};
@@ -21,6 +21,23 @@ pub const SINGLE_FILE: &str = "model.safetensors";
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Bytes of a file of weights if nobody says otherwise.
 pub const SHARD_BYTES: usize = 4_000_000_000;
+/// How a model folder is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    pub storage: Storage,
+    /// Largest file of weights; more than one of them get an index.
+    pub shard_bytes: usize,
+    /// Whether what only CC-Tuning knows goes along: the Decision Maker and `cctuning.json`.
+    pub connection: bool,
+}
+
+impl Layout {
+    /// Everything, in files of the usual size.
+    pub fn of(storage: Storage) -> Self {
+        Self { storage, shard_bytes: SHARD_BYTES, connection: true }
+    }
+}
+
 /// What takes less than about a second to load shows no progress.
 const WORTH_SHOWING: usize = 256 << 20;
 
@@ -71,11 +88,14 @@ pub fn load_weights(path: &Path, config: &ModelConfig, seed: u64, device: &Devic
     loading.finish().with_context(|| path.display().to_string())
 }
 
-/// The file of every tensor, if the folder has an index.
+/// The file of every tensor, if the folder has an index. Beside a single file it is a leftover, as for `transformers`.
 ///
 /// # Errors
 /// It cannot be read, or as [`parse_index`].
 fn index(path: &Path) -> Result<Option<BTreeMap<String, String>>> {
+    if path.join(SINGLE_FILE).exists() {
+        return Ok(None);
+    }
     let path = path.join(INDEX_FILE);
     let bytes = read_if_there(&path)?;
     bytes.map(|bytes| parse_index(&bytes).with_context(|| path.display().to_string())).transpose()
@@ -148,9 +168,12 @@ fn agree(index: &BTreeMap<String, String>, file: &str, found: &BTreeSet<&str>) -
 }
 
 /// Writes weights as one file, or as shards of at most `shard_bytes` with an index. What stood there before is gone.
-pub fn save_weights(model: &CcModel, path: &Path, storage: Storage, shard_bytes: usize) -> Result<()> {
+pub fn save_weights(model: &CcModel, path: &Path, layout: Layout) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
-    let shards = saving::shards(saving::outgoing(model), storage, shard_bytes);
+    let Layout { storage, shard_bytes, connection } = layout;
+    let mut tensors = saving::outgoing(model);
+    tensors.retain(|tensor| connection || tensor.name != DECISION_MAKER);
+    let shards = saving::shards(tensors, storage, shard_bytes);
     let names: Vec<String> = match shards.len() {
         1 => vec![SINGLE_FILE.into()],
         n => (1..=n).map(|shard| format!("model-{shard:05}-of-{n:05}.safetensors")).collect(),

@@ -38,6 +38,7 @@ pub fn run(place: &Place, plan: &Plan, only: Option<Group>) -> Result<bool> {
         println!("cell {} of {}{left}: {}", at + 1, wanted.len(), planned.cell.name());
         let began = Instant::now();
         let Some(found) = place.measure(planned)? else {
+            report::write(place.out)?;
             println!("stopped; the same command goes on from there");
             return Ok(false);
         };
@@ -49,7 +50,6 @@ pub fn run(place: &Place, plan: &Plan, only: Option<Group>) -> Result<bool> {
         }
         measured += 1;
         println!("  {} in {}", report::headline(&found), HumanDuration(Duration::from_secs(began.elapsed().as_secs())));
-        report::write(place.out)?;
     }
     // Empty by now, unless another plan's cells wait there.
     std::fs::remove_dir(place.out.join("work")).ok();

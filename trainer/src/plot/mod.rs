@@ -67,8 +67,10 @@ impl Axis {
         to: f64,
     ) -> Self {
         let scaled = values.filter(|&v| v.is_finite() && (!logarithmic || v > 0.0));
-        let scaled = scaled.map(|v| if logarithmic { v.log10() } else { v });
-        let (low, high) = fixed.unwrap_or_else(|| scaled.fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v))));
+        let scale = |v: f64| if logarithmic { v.log10() } else { v };
+        let fixed = fixed.map(|(low, high)| (scale(low), scale(high)));
+        let (low, high) =
+            fixed.unwrap_or_else(|| scaled.map(scale).fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v))));
         let (low, high) = if low < high { (low, high) } else { (low.min(high) - 0.5, low.min(high) + 0.5) };
         Self { logarithmic, low, high, from, to }
     }

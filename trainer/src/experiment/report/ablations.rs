@@ -72,8 +72,12 @@ fn compared(evidence: &Evidence, group: Group, main: &str) -> (String, String) {
             points(&scores.minus(&plain(name)).estimate),
         ]);
         if !is_main && against.seeds > 0 {
-            let (difference, said) = (points(&against.estimate), verdict(&against.estimate));
-            let _ = writeln!(text, "- {name} minus {main} is {difference} points and {said}.");
+            let difference = points(&against.estimate);
+            let said = match against.seeds {
+                1 => "of one seed, which says nothing of the next".into(),
+                _ => format!("and {}", verdict(&against.estimate)),
+            };
+            let _ = writeln!(text, "- {name} minus {main} is {difference} points {said}.");
         }
         for family in evidence.families() {
             let found = Scores::of(cells, Reading::Transform, |asked| asked.foreign() && asked.family == family);
@@ -113,7 +117,7 @@ fn chart(evidence: &Evidence, group: Group, main: &str, title: &str) -> String {
     series.push(Series { name: "ML-SFT".into(), bars: bars(&sft, Reading::None) });
     Bars {
         title: title.into(),
-        subtitle: "test, languages without English; lines are 95 % intervals over facts and seeds".into(),
+        subtitle: "test with W_T, languages without English; lines are 95 % intervals over facts and seeds".into(),
         y: "%".into(),
         groups: families,
         series,
@@ -135,7 +139,11 @@ fn figure(evidence: &Evidence, group: Group, only: &str, main: &str, name: &str,
 
 /// Figure 3.
 pub fn pooling(evidence: &Evidence) -> Section {
-    figure(evidence, Group::Pool, "pool", "Decision Maker", "figure-3", "Who chooses the layer")
+    let mut section = figure(evidence, Group::Pool, "pool", "Decision Maker", "figure-3", "Who chooses the layer");
+    if !section.files.is_empty() {
+        section.text += "\nfixed(n) is always layer n, counted from 0 as recipes do.\n";
+    }
+    section
 }
 
 /// Figure 4.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::evidence::{Evidence, Scores};
-use super::markdown::{self, command, decimals, interval, seeds, within};
+use super::markdown::{self, command, decimals, interval, percent, seeds, within};
 use super::{SEED, Section};
 use crate::experiment::cell::{CurvePoint, State};
 use crate::experiment::matrix::{Reading, Setting, Training};
@@ -24,7 +24,7 @@ pub fn pairs(evidence: &Evidence) -> Section {
     };
     // Every seed draws as many pairs.
     let over = |at: usize, of: fn(&CurvePoint) -> f64| {
-        over_runs(&curves.iter().filter_map(|curve| curve.get(at)).map(of).collect::<Vec<_>>(), SEED)
+        over_runs(&curves.iter().filter_map(|curve| curve.get(at)).map(of).collect::<Vec<_>>())
     };
     let points: Vec<(&CurvePoint, Estimate, Estimate)> = (0..first.len())
         .map(|at| (&first[at], over(at, |point| point.own_mse), over(at, |point| point.heldout_mse)))
@@ -41,11 +41,15 @@ pub fn pairs(evidence: &Evidence) -> Section {
     let d_model = cell.model.d_model;
     let chart = Chart {
         title: "Error of W_T against the number of pairs".into(),
-        subtitle: format!("mean over {}; the line marks rows = d_model = {d_model}", seeds(curves.len())),
+        subtitle: format!(
+            "mean over {}; the line marks rows = d_model = {d_model}; what is below the axis is drawn at its edge",
+            seeds(curves.len())
+        ),
         x: "pairs".into(),
         y: "MSE".into(),
         logarithmic: (true, true),
-        y_range: None,
+        // Below lies what is fitted with fewer rows than d_model: rounding, twenty decades down.
+        y_range: Some(around(points.iter().map(|point| point.2.mean))),
         mark: Some((d_model as f64 / cell.model.n_layers as f64, "rows = d".into())),
         lines: vec![line("held out", |point| point.2.mean), line("its own pairs", |point| point.1.mean)],
     };
@@ -72,6 +76,12 @@ pub fn pairs(evidence: &Evidence) -> Section {
     Section { title, text, files }
 }
 
+/// An axis of decades that shows all of these well inside.
+fn around(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
+    let [low, high] = [values.clone().fold(f64::INFINITY, f64::min), values.fold(0.0, f64::max)];
+    (10f64.powf((low / 10.0).log10().floor()), 10f64.powf((high * 2.0).log10().ceil()))
+}
+
 /// Figure 6.
 pub fn losses(evidence: &Evidence) -> Section {
     let mut text = format!("{}\n\n", command(&evidence.plan.command, "main"));
@@ -91,14 +101,14 @@ pub fn losses(evidence: &Evidence) -> Section {
             let smooth: Vec<Vec<(f64, f64)>> = runs.iter().map(|losses| smooth(losses)).collect();
             // Seeds see as many rows; a drawn setting may lack a few of them.
             let shortest = smooth.iter().map(Vec::len).min().unwrap_or(0);
-            let at = |at: usize| over_runs(&smooth.iter().map(|points| points[at].1).collect::<Vec<_>>(), SEED);
+            let at = |at: usize| over_runs(&smooth.iter().map(|points| points[at].1).collect::<Vec<_>>());
             let points: Vec<(f64, Estimate)> = (0..shortest).map(|point| (smooth[0][point].0, at(point))).collect();
             data.extend(points.iter().map(|(step, loss)| {
                 let numbers = [*step, loss.mean, loss.low, loss.high].map(|value| value.to_string());
                 [vec![setting.name().to_string(), training.name().into()], numbers.to_vec()].concat()
             }));
             let last = runs.iter().map(|losses| mean(&losses[losses.len() - losses.len().div_ceil(20)..]));
-            let last = within(&over_runs(&last.collect::<Vec<_>>(), SEED), decimals(3));
+            let last = within(&over_runs(&last.collect::<Vec<_>>()), decimals(3));
             ends.push(format!("{} {last} ({})", training.name(), seeds(runs.len())));
             let points = points.into_iter().map(|(step, loss)| (step, loss.mean)).collect();
             lines.push(Line { name: training.name().into(), points });
@@ -159,6 +169,9 @@ pub fn states(evidence: &Evidence) -> Section {
         rows.push([vec![name.into()], shares.to_vec(), vec![cell.states.len().to_string()]].concat());
         panels.push(Panel { title: name.into(), points });
     }
+    if let Some(cell) = evidence.of(Setting::MlSft, arms[0].0, "").first() {
+        rows.extend(by_chance(&cell.states));
+    }
     if panels.is_empty() {
         return Section { title, text: "Not measured yet.\n".into(), files: Vec::new() };
     }
@@ -166,7 +179,8 @@ pub fn states(evidence: &Evidence) -> Section {
         ["model", "nearest is of the same language, %", "nearest of another language is the same prompt, %", "n"];
     let text = format!(
         "{}\n\n![Figure 7](figures/figure-7.svg)\n\nThe last block's output at the anchors of the same prompts in {} languages, \
-         read without a connection, by exact t-SNE with a fixed seed (seed 0). Neighbours in the picture; intervals over prompts:\n\n{}",
+         read without a connection, by exact t-SNE with a fixed seed, of one training each (seed 0). Neighbours in the picture, \
+         which are not always those of the states; intervals over prompts:\n\n{}",
         command(&evidence.plan.command, "main"),
         names.len(),
         markdown::table(&head, &rows)
@@ -180,6 +194,21 @@ pub fn states(evidence: &Evidence) -> Section {
     let head = ["model", "language", "prompt", "x", "y"];
     let files = vec![("figure-7.svg".into(), scatter.svg()), ("figure-7.csv".into(), markdown::csv(&head, &data))];
     Section { title, text, files }
+}
+
+/// The row of a table that says how often any other state, or any of another language, is such a neighbour.
+fn by_chance(states: &[State]) -> Option<Vec<String>> {
+    let share = |among: fn(&State, &State) -> bool, such: fn(&State, &State) -> bool| {
+        let of = |state: &State| {
+            let among: Vec<&State> = states.iter().filter(|&o| !std::ptr::eq(o, state) && among(o, state)).collect();
+            among.iter().filter(|other| such(other, state)).count() as f64 / among.len() as f64
+        };
+        mean(&states.iter().map(of).collect::<Vec<_>>())
+    };
+    let language = share(|_, _| true, |a, b| a.lang == b.lang);
+    let prompt = share(|a, b| a.lang != b.lang, |a, b| a.unit == b.unit);
+    let row = ["by chance".into(), percent(language), percent(prompt), states.len().to_string()];
+    (!states.is_empty()).then(|| row.to_vec())
 }
 
 /// Share of states whose nearest neighbour is of the same language.

@@ -1,8 +1,8 @@
 //! Figure 8: which layer is taken, and how much the choice and the vector weigh.
 
+use super::Section;
 use super::evidence::{Evidence, Scores};
 use super::markdown::{self, command, decimals, interval, seeds, within};
-use super::{SEED, Section};
 use crate::experiment::cell::{Asked, Chosen, Measured};
 use crate::experiment::matrix::{Reading, Setting, Training};
 use crate::plot::{Bar, Bars, Series};
@@ -116,7 +116,7 @@ pub fn connection(evidence: &Evidence) -> Section {
     }
     let row = |(way, runs): (String, Vec<(&Measured, &Chosen)>)| {
         let over = |value: &dyn Fn(&Measured, &Chosen) -> f64| {
-            over_runs(&runs.iter().map(|(cell, chosen)| value(cell, chosen)).collect::<Vec<_>>(), SEED)
+            over_runs(&runs.iter().map(|(cell, chosen)| value(cell, chosen)).collect::<Vec<_>>())
         };
         let number = |value: &dyn Fn(&Measured, &Chosen) -> f64| within(&over(value), decimals(3));
         let layers = runs.iter().map(|(_, chosen)| chosen.selected.len()).min().unwrap_or(0);

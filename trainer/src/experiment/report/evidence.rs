@@ -214,20 +214,38 @@ impl Scores {
         self.items.iter().map(|item| 1.0 / strata[&(item.family.as_str(), item.lang.as_str())] as f64).collect()
     }
 
+    /// The same beside every seed of another: for what has no seed of its own.
+    pub fn beside(&self, other: &Self) -> Self {
+        let alone = self.runs.values().next();
+        let runs = alone.into_iter().flat_map(|run| other.runs.keys().map(|&seed| (seed, run.clone()))).collect();
+        Self { items: self.items.clone(), runs }
+    }
+
+    /// The mean of several ways, over the items and seeds that all of them have.
+    pub fn mean_of(ways: &[Self]) -> Self {
+        let share = 1.0 / ways.len() as f64;
+        let sum = ways.iter().cloned().reduce(|sum, way| sum.paired(&way, |sum, own| sum + own)).unwrap_or_default();
+        let runs = sum.runs.into_iter().map(|(seed, run)| (seed, run.iter().map(|credit| credit * share).collect()));
+        Self { items: sum.items, runs: runs.collect() }
+    }
+
     /// This minus another, over the items and seeds that both have.
     pub fn minus(&self, other: &Self) -> Difference {
+        let paired = self.paired(other, |own, theirs| own - theirs);
+        Difference { estimate: paired.estimate(), items: paired.items(), seeds: paired.seeds() }
+    }
+
+    fn paired(&self, other: &Self, of: fn(f64, f64) -> f64) -> Self {
         let places: BTreeMap<&str, usize> =
             other.items.iter().enumerate().map(|(at, item)| (item.id.as_str(), at)).collect();
         let shared: Vec<(usize, usize)> =
             self.items.iter().enumerate().filter_map(|(at, item)| Some((at, *places.get(item.id.as_str())?))).collect();
-        let differences = |(seed, run): (&u64, &Vec<f64>)| {
+        let pairs = |(seed, run): (&u64, &Vec<f64>)| {
             let others = other.runs.get(seed)?;
-            Some((*seed, shared.iter().map(|&(own, theirs)| run[own] - others[theirs]).collect::<Vec<f64>>()))
+            Some((*seed, shared.iter().map(|&(own, theirs)| of(run[own], others[theirs])).collect()))
         };
-        let runs: BTreeMap<u64, Vec<f64>> = self.runs.iter().filter_map(differences).collect();
-        let items = shared.iter().map(|&(own, _)| self.items[own].clone()).collect();
-        let paired = Self { items, runs };
-        Difference { estimate: paired.estimate(), items: paired.items(), seeds: paired.seeds() }
+        let runs = self.runs.iter().filter_map(pairs).collect();
+        Self { items: shared.iter().map(|&(own, _)| self.items[own].clone()).collect(), runs }
     }
 }
 

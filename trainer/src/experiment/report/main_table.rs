@@ -32,6 +32,12 @@ pub fn gain(evidence: &Evidence, setting: Setting, keep: impl Fn(&Asked) -> bool
     arm(evidence, setting, 1, keep).minus(&arm(evidence, setting, 0, keep))
 }
 
+/// The same over all settings, and the seeds that all of them have.
+fn pooled_gain(evidence: &Evidence, keep: impl Fn(&Asked) -> bool + Copy) -> Difference {
+    let [sft, cc] = [0, 1].map(|at| Scores::mean_of(&Setting::ALL.map(|setting| arm(evidence, setting, at, keep))));
+    cc.minus(&sft)
+}
+
 /// A table with a row for each arm and one for each difference, over some columns; also as CSV.
 fn arms_and_gains(
     evidence: &Evidence,
@@ -41,6 +47,14 @@ fn arms_and_gains(
     let mut head = vec!["", "seeds"];
     head.extend(columns.iter().map(|(name, _)| name.as_str()));
     let (mut scores, mut gains, mut data) = (Vec::new(), Vec::new(), Vec::new());
+    let mut gain_row = |name: &str, found: Vec<Difference>| {
+        let seeds = found.first().map_or(0, |difference| difference.seeds);
+        if seeds > 0 {
+            let cells = found.iter().map(|difference| points(&difference.estimate));
+            let name = format!("CC-Tuning − ML-SFT, {name}");
+            gains.push([vec![name, seeds.to_string()], cells.collect()].concat());
+        }
+    };
     for setting in Setting::ALL {
         for (at, (training, _)) in ARMS.into_iter().enumerate() {
             let mut row = vec![label(setting, training), String::new()];
@@ -58,14 +72,9 @@ fn arms_and_gains(
                 scores.push(row);
             }
         }
-        let found: Vec<Difference> = columns.iter().map(|(_, keep)| gain(evidence, setting, keep)).collect();
-        let seeds = found.first().map_or(0, |difference| difference.seeds);
-        if seeds > 0 {
-            let cells = found.iter().map(|difference| points(&difference.estimate));
-            let name = format!("CC-Tuning − ML-SFT, {}", setting.name());
-            gains.push([vec![name, seeds.to_string()], cells.collect()].concat());
-        }
+        gain_row(setting.name(), columns.iter().map(|(_, keep)| gain(evidence, setting, keep)).collect());
     }
+    gain_row("mean of the settings", columns.iter().map(|(_, keep)| pooled_gain(evidence, keep)).collect());
     let base = evidence.of(Setting::MlSft, Training::Nothing, "");
     if !base.is_empty() {
         let found = columns.iter().map(|(_, keep)| interval(&Scores::of(&base, Reading::None, keep).estimate()));
@@ -115,6 +124,18 @@ pub fn by_family(evidence: &Evidence) -> Section {
             families.len()
         );
     }
+    let all = pooled_gain(evidence, Asked::foreign);
+    if all.seeds > 0 {
+        let _ = writeln!(
+            text,
+            "- The mean of the settings, over the {} that all of them have: {} points, which {}. No interval is corrected for \
+             there being {} settings.",
+            markdown::seeds(all.seeds),
+            points(&all.estimate),
+            verdict(&all.estimate),
+            Setting::ALL.len()
+        );
+    }
     let guessed = |at: usize| {
         let no_better = families.iter().filter(|family| {
             let keep = |asked: &Asked| asked.foreign() && asked.family == **family;
@@ -144,9 +165,10 @@ pub fn by_kind(evidence: &Evidence) -> Section {
     let (table, file) = arms_and_gains(evidence, &columns, "table-1-held-out.csv");
     let [facts, phrasings] = ["fact", "phrasing"].map(|name| gain(evidence, Setting::MlSft, kind(name)));
     let text = format!(
-        "A held-out fact stands in the base text in English and nowhere in the language's own fine-tuning rows; of a \
+        "{}\n\nA held-out fact stands in the base text in English and nowhere in the language's own fine-tuning rows; of a \
          held-out phrasing only the wording is new.\n\n{table}\nIn the setting ML-SFT the difference on held-out facts \
          {}, on held-out phrasings it {}.\n",
+        command(&evidence.plan.command, "main"),
         verdict(&facts.estimate),
         verdict(&phrasings.estimate)
     );
@@ -208,7 +230,10 @@ pub fn by_language(evidence: &Evidence) -> Option<Section> {
     let file = ("table-1-languages.csv".into(), markdown::csv(&columns, &data));
     (!text.is_empty()).then(|| Section {
         title: "Table 1 by language".into(),
-        text: format!("Mean over families; every family apart in [the CSV](figures/table-1-languages.csv).\n\n{text}"),
+        text: format!(
+            "{}\n\nMean over families; every family apart in [the CSV](figures/table-1-languages.csv).\n\n{text}",
+            command(&evidence.plan.command, "main")
+        ),
         files: vec![file],
     })
 }

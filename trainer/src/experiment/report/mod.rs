@@ -118,9 +118,10 @@ fn head(evidence: &Evidence) -> String {
          bootstrap over facts and seeds: items that ask for the same fact, story or event, in whatever language, wording or \
          family, are drawn together, because they are right or wrong together. The drawn seeds answer the same drawn facts; \
          of n of either n - 1 are drawn (Rao and Wu), and every family keeps its weight. Where one seed was run it is over \
-         facts alone. Seeds vary the fine-tuning, not the base; of two or three seeds an interval knows little more than \
-         their range. A difference is paired by item and seed. The matrix chooses nothing on these prompts; its variants \
-         stand beside each other on validation too (last table)."
+         facts alone, and where only seeds are compared (errors, losses, times) it is Student's. Seeds vary the fine-tuning, \
+         not the base. A difference is paired by item and seed; no interval is corrected for how many there are. The matrix \
+         chooses nothing on these prompts, and its variants stand beside each other on validation too (last table); the \
+         shipped base was chosen among others with a look at such prompts (`TRIED.md` of the shipped results)."
     );
     if !missing.is_empty() {
         let _ = writeln!(text, "\nMissing, not yet measured: {}.", missing.join("; "));
@@ -151,8 +152,12 @@ fn everything(evidence: &Evidence) -> Section {
     let rows: Vec<Vec<String>> = rows.collect();
     let head = ["cell", "asked with", "validation", "test", "n", "steps"];
     Section {
-        title: "Everything that was tried".into(),
-        text: format!("Mean over families and languages without English.\n\n{}", markdown::table(&head, &rows)),
+        title: "Every cell".into(),
+        text: format!(
+            "`{}`\n\nMean over families and languages without English.\n\n{}",
+            evidence.plan.command,
+            markdown::table(&head, &rows)
+        ),
         files: vec![("everything.csv".into(), markdown::csv(&head, &rows))],
     }
 }

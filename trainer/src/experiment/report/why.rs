@@ -86,9 +86,18 @@ fn differences(evidence: &Evidence) -> (String, (String, String)) {
     let (mut rows, mut data, mut said) = (Vec::new(), Vec::new(), String::new());
     for setting in Setting::ALL {
         let of = |(training, reading): Arm, keep: &Keep| Scores::of(&evidence.of(setting, training, ""), reading, keep);
+        // The base is one, whatever was made of it.
+        let beside = |arm: Arm, other: &Scores, keep: &Keep| match arm {
+            BASE => of(BASE, keep).beside(other),
+            arm => of(arm, keep),
+        };
         let steps = if setting == Setting::MlSft { &STEPS[..] } else { &STEPS[..3] };
         for (name, arm, other) in steps {
-            let found: Vec<_> = columns.iter().map(|(_, keep)| of(*arm, keep).minus(&of(*other, keep))).collect();
+            let minus = |keep: &Keep| {
+                let ours = of(*arm, keep);
+                ours.minus(&beside(*other, &ours, keep))
+            };
+            let found: Vec<_> = columns.iter().map(|(_, keep)| minus(keep)).collect();
             let all = &found[0];
             if all.seeds == 0 {
                 continue;
@@ -119,7 +128,7 @@ fn passed(evidence: &Evidence) -> String {
             cells.iter().filter_map(|cell| Some(cell.fits.get(&Reading::Transform)?.heldout.r2)).collect();
         let [all, passed] =
             [Vectors::All, Vectors::Passed].map(|vectors| imitation(&cells, vectors, Asked::foreign)[1]);
-        let numbers = [over_runs(&fits, SEED), all, passed].map(|estimate| within(&estimate, decimals(2)));
+        let numbers = [over_runs(&fits), all, passed].map(|estimate| within(&estimate, decimals(2)));
         let head = vec![setting.name().to_string(), fits.len().to_string()];
         (!fits.is_empty()).then(|| [head, numbers.to_vec()].concat())
     };
@@ -207,7 +216,7 @@ fn by_heart(evidence: &Evidence) -> String {
             if !before.is_empty() {
                 let name = format!("{} {}", setting.name(), training.name());
                 let counts = vec![name, before.len().to_string(), (epoch + 1).to_string()];
-                let losses = [before, after].map(|losses| within(&over_runs(&losses, SEED), decimals(2)));
+                let losses = [before, after].map(|losses| within(&over_runs(&losses), decimals(2)));
                 rows.push([counts, losses.to_vec()].concat());
             }
         }
