@@ -86,29 +86,30 @@ pub fn targets<'a>(samples: &'a [&Sample]) -> impl Iterator<Item = u32> + 'a {
 
 /// Softmax over the vocabulary, and `ln sum exp` of every row.
 ///
-/// burn-flex adds the exponentials of a row one after the other in f32, which is 1e-4 off at 128,000 of them; so pieces of
-/// [`SOFTMAX_PIECE`] are added apart.
+/// burn-flex adds the exponentials of a row one after the other in f32, which is 1e-4 off at 128,000 of them; so those of a
+/// large vocabulary are added in pieces of [`SOFTMAX_PIECE`].
 ///
 /// # Shapes
 /// - `logits`: `[answer tokens, vocab_size]`
 /// - returns: the same, and `[answer tokens, 1]`
-fn softmax_in_pieces(logits: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-    let pieces: Vec<(Tensor<2>, Tensor<2>)> = logits
-        .split(SOFTMAX_PIECE, 1)
-        .into_iter()
-        .map(|logits| {
-            let probabilities = softmax(logits.clone(), 1);
-            // From the largest probability, which is at least one in `vocab_size`: the logits are exponentiated once, and a
-            // target of vanishing probability still has its logit.
-            let log_sum = logits.max_dim(1) - probabilities.clone().max_dim(1).log();
-            (probabilities, log_sum)
-        })
-        .collect();
-    let sums = Tensor::cat(pieces.iter().map(|(_, sum)| sum.clone()).collect(), 1);
+fn softmax_and_log_sum(logits: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    let of_piece = |logits: Tensor<2>| {
+        let probabilities = softmax(logits.clone(), 1);
+        // From the largest probability, which is at least one in `vocab_size`: the logits are exponentiated once, and a
+        // target of vanishing probability still has its logit.
+        let log_sum = logits.max_dim(1) - probabilities.clone().max_dim(1).log();
+        (probabilities, log_sum)
+    };
+    let vocab_size = logits.dims()[1];
+    if vocab_size <= SOFTMAX_PIECE {
+        return of_piece(logits);
+    }
+    let ends = (0..vocab_size).step_by(SOFTMAX_PIECE).map(|from| (from, vocab_size.min(from + SOFTMAX_PIECE)));
+    let sums = ends.map(|(from, to)| of_piece(logits.clone().narrow(1, from, to - from)).1).collect();
+    let sums = Tensor::cat(sums, 1);
     let largest = sums.clone().max_dim(1);
     let log_sum = (sums - largest.clone()).exp().sum_dim(1).log() + largest;
-    let weigh = |(probabilities, sum): (Tensor<2>, Tensor<2>)| probabilities * (sum - log_sum.clone()).exp();
-    (Tensor::cat(pieces.into_iter().map(weigh).collect(), 1), log_sum)
+    ((logits - log_sum.clone()).exp(), log_sum)
 }
 
 /// Summed cross-entropy over `scale`, and its gradient with respect to the rows.
@@ -137,7 +138,7 @@ pub fn backward(
         let (device, n) = (rows.device(), targets.len());
         let rows = precision.round(rows);
         let logits = rows.clone().matmul(head.clone()).cast(FloatDType::F32);
-        let (probabilities, log_sum) = softmax_in_pieces(logits.clone());
+        let (probabilities, log_sum) = softmax_and_log_sum(logits.clone());
         let chosen: Tensor<2, Int> = index(targets.iter().map(|&id| id as usize), &device).unsqueeze_dim(1);
         let of_targets = logits.gather(1, chosen.clone()) - log_sum;
         loss -= of_targets.into_data().iter::<f32>().map(f64::from).sum::<f64>() / scale;
