@@ -303,10 +303,95 @@ fn a_fault_inside_a_conversation_is_named_by_its_path_and_place() {
     for part in [
         "rows.json:3:12: `messages[1].role`: expected \"assistant\", found \"robot\"",
         "rows.json:3:32: `messages[1].content`: expected a non-empty string, found a number",
-        "rows.json:4:15: `messages`: expected one user turn and one assistant turn, found 0 turns",
+        "rows.json:4:15: `messages`: expected an assistant turn after every user turn, found 0 user and 0 assistant turns",
     ] {
         assert!(error.contains(part), "expected {part:?} in: {error}");
     }
+}
+
+const CONVERSATION: &str = r#"{"id":"c","lang":"es","messages":[{"role":"system","content":"Sé breve."},{"role":"user","content":"¿Qué?"},{"role":"assistant","content":"Eso"},{"role":"user","content":"¿Y?"},{"role":"assistant","content":"Nada"}],"messages_en":[{"role":"user","content":"What?"},{"role":"assistant","content":"That"},{"role":"user","content":"And?"}]}"#;
+
+#[test]
+fn each_answer_of_a_conversation_is_a_row_after_all_that_was_said_before() {
+    let first = Row {
+        id: "c answer 1".into(),
+        lang: "es".into(),
+        instruction: "¿Qué?".into(),
+        instruction_en: "What?".into(),
+        output: "Eso".into(),
+        output_en: Some("That".into()),
+        system: Some("Sé breve.".into()),
+        ..Row::default()
+    };
+    let second = Row {
+        id: "c answer 2".into(),
+        instruction: "¿Y?".into(),
+        instruction_en: "And?".into(),
+        output: "Nada".into(),
+        output_en: None,
+        history: vec![["¿Qué?", "Eso"].map(String::from)],
+        history_en: vec![["What?", "That"].map(String::from)],
+        ..first.clone()
+    };
+    let expected = [first, second];
+    assert_eq!(read(CONVERSATION).unwrap(), expected);
+    assert_eq!(expected[0].before_en().system, Some("Sé breve."), "where there is no English one");
+    let sharegpt = CONVERSATION
+        .replace("messages", "conversations")
+        .replace("role", "from")
+        .replace("content", "value")
+        .replace("\"user\"", "\"human\"")
+        .replace("\"assistant\"", "\"gpt\"");
+    assert_eq!(read(sharegpt).unwrap(), expected);
+    let english = CONVERSATION.replace("\"es\"", "\"en\"").replace("messages_en", "other");
+    let rows = read(english).unwrap();
+    assert_eq!((&rows[1].history_en, &rows[1].instruction_en), (&rows[1].history, &rows[1].instruction));
+
+    // A row that was written with its history is one row, and itself again.
+    let lines: String = expected.iter().map(|row| serde_json::to_string(row).unwrap() + "\n").collect();
+    assert_eq!(read(lines).unwrap(), expected);
+}
+
+#[test]
+fn a_conversation_out_of_turn_or_without_its_twin_is_a_fault_with_its_place() {
+    let twin = CONVERSATION.find(",\"messages_en\"").unwrap();
+    let without = format!("{}}}", &CONVERSATION[..twin]);
+    let expected = "`messages_en`: expected the English twin of a conversation of 2 questions, found ";
+    assert_fault(without, &[expected, "found nothing"]);
+    assert_fault(
+        CONVERSATION.replace(",{\"role\":\"user\",\"content\":\"And?\"}", ""),
+        &[expected, "found 1 questions and 1 answers"],
+    );
+    assert_fault(
+        CONVERSATION.replace("{\"role\":\"assistant\",\"content\":\"Eso\"},", ""),
+        &["rows.jsonl:1:117: `messages[2].role`: expected \"assistant\", found \"user\""],
+    );
+    assert_fault(
+        CONVERSATION.replace(",{\"role\":\"assistant\",\"content\":\"Nada\"}", ""),
+        &["`messages`: expected an assistant turn after every user turn, found 2 user and 1 assistant turns"],
+    );
+    let pair = r#"{"role":"user","content":"¿Y?"},{"role":"assistant","content":"Nada"}"#;
+    let long = CONVERSATION.replace(pair, &vec![pair; 65].join(","));
+    assert_fault(long, &["`messages`: expected at most 64 exchanges; divide it, found 133 turns"]);
+
+    let flat = r#"{"lang":"es","instruction":"¿Y?","instruction_en":"And?","output":"x","history":[["¿Qué?","Eso"]],"history_en":[["What?","That"]]}"#;
+    assert_eq!(read(flat).unwrap()[0].history, [["¿Qué?", "Eso"].map(String::from)]);
+    assert_fault(
+        flat.replace("\"history_en\"", "\"other\""),
+        &["`history_en`: expected the English twin of the history, 1 pairs, found nothing"],
+    );
+    assert_fault(
+        flat.replace("[\"What?\",\"That\"]", "[\"What?\"]"),
+        &["`history_en[0]`: expected two non-empty strings", "another list"],
+    );
+    assert_fault(
+        flat.replace("[[\"¿Qué?\",\"Eso\"]]", "3"),
+        &["`history`: expected a list of at most 64 pairs", "a number"],
+    );
+    // A column that means something else is named away.
+    let columns = Columns { history: Some(String::new()), history_en: Some(String::new()), ..Columns::default() };
+    let reading = Reading { columns, ..Reading::default() };
+    assert_eq!(read_with("rows.jsonl", flat, &reading).unwrap()[0].history, Vec::<[String; 2]>::new());
 }
 
 #[test]
@@ -327,7 +412,8 @@ fn ten_thousand_mutated_files_of_each_format_never_panic() {
     let alpaca = r#"{"instruction":"¿Qué?","input":"x","instruction_en":"What?","output":"Eso","lang":"es"}"#;
     let list = format!("[{GOOD},\n{chat}]");
     let lines = format!("{GOOD}\n{GOOD}\n");
-    let seeds: [(&str, Vec<u8>); 7] = [
+    let seeds: [(&str, Vec<u8>); 8] = [
+        ("rows.jsonl", CONVERSATION.into()),
         ("rows.jsonl", lines.clone().into()),
         ("rows.jsonl", chat.into()),
         ("rows.jsonl", alpaca.into()),

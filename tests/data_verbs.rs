@@ -7,7 +7,7 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use cctuning::chat::{AnchorRule, ChatTemplate};
+use cctuning::chat::{AnchorRule, ChatTemplate, History};
 use cctuning::tokenizer::Tokenizer;
 use serde_json::Value;
 use shared_data::shared;
@@ -28,6 +28,7 @@ fn row(id: usize, lang: &str, instruction: &str, english: &str, output: &str) ->
         instruction_en: english.into(),
         output: output.into(),
         output_en: Some(format!("{output} in English")),
+        ..Row::default()
     }
 }
 
@@ -198,8 +199,12 @@ fn a_check_foretells_what_tokenising_cuts_and_leaves_out() {
     let dir = tempfile::tempdir().unwrap();
     write_folder(&dir.path().join("model"), 1);
     let words = |n: usize| "a ".repeat(n + 1);
-    let rows: Vec<Row> =
-        (0..24).flat_map(|n| [0, 9, 18].map(|m| row(n, "sw", &words(n), &words(24 - n), &words(m)))).collect();
+    let said = |n: usize| vec![["a a", "b"].map(String::from); n % 3];
+    let rows = (0..24).flat_map(|n| {
+        let row = |m| row(n, "sw", &words(n), &words(24 - n), &words(m));
+        [0, 9, 18].map(|m| Row { history: said(n + m), history_en: said(n + m), ..row(m) })
+    });
+    let rows: Vec<Row> = rows.collect();
     write(dir.path(), "rows.jsonl", &rows);
     let tokenizer = tokenizer();
     let template = ChatTemplate::PLAIN;
@@ -215,6 +220,32 @@ fn a_check_foretells_what_tokenising_cuts_and_leaves_out() {
     assert_eq!(tokens["truncated_english"], rendered.truncated_english);
     assert_eq!(tokens["left_out"], rendered.left_out.len());
     assert!(samples.len() + rendered.left_out.len() == rows.len());
+}
+
+#[test]
+fn what_was_said_first_is_dropped_first() {
+    let tokenizer = tokenizer();
+    let exchange = |n: usize| [format!("question {n}"), format!("answer {n}")];
+    let whole = Row { history: (0..4).map(exchange).collect(), ..row(1, "en", "and?", "and?", "so") };
+    let ids = |cutoff: usize| {
+        let (template, anchor) = (ChatTemplate::PLAIN, AnchorRule::LastPrompt);
+        let renderer = Renderer { tokenizer: &tokenizer, template, anchor, cutoff, english_cutoff: 999 };
+        let (samples, rendered) = renderer.prompts(std::slice::from_ref(&whole)).unwrap();
+        (samples[0].prompt.ids.clone(), rendered.truncated)
+    };
+    let rendered = |dropped: usize| {
+        let before = History { exchanges: &whole.history[dropped..], ..whole.before() };
+        ChatTemplate::PLAIN.render_after(&tokenizer, before, "and?", AnchorRule::LastPrompt).unwrap().ids
+    };
+    assert_eq!(ids(999), (rendered(0), 0));
+    for dropped in 1..=4 {
+        let room = rendered(dropped).len()..rendered(dropped - 1).len();
+        for cutoff in [room.start, room.end - 1] {
+            assert_eq!(ids(cutoff), (rendered(dropped), 1), "{cutoff}");
+        }
+    }
+    let alone = rendered(4);
+    assert_eq!(ids(alone.len() - 1).0.len(), alone.len() - 1, "then the end of the question");
 }
 
 #[test]

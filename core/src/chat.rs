@@ -3,15 +3,18 @@
 //!
 //! A template is data, so that one derived elsewhere travels in a manifest. Nothing here knows Jinja.
 
+mod render;
+
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 use core::fmt;
-use core::ops::Range;
 use core::str::FromStr;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow::{self, Borrowed};
+
+pub use render::{History, Prompt};
 
 /// What stands around a user's text, and what ends the answer. On disk a built-in one is its name, any other an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +26,13 @@ pub struct ChatTemplate {
     pub after: Cow<'static, str>,
     /// What opens the answer; empty where closing the turn does.
     pub answer_tag: Cow<'static, str>,
-    /// The control tokens that the three fixed texts are split on; the user's text never is.
+    /// From the end of an answer to the user's next text; none where the model is asked once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Cow<'static, str>>,
+    /// What takes the place of `before` around a system text; none where there is no place for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<[Cow<'static, str>; 2]>,
+    /// The control tokens that these texts are split on, beside `stop`; no other text ever is.
     pub control: Cow<'static, [Cow<'static, str>]>,
     /// The token that ends an answer.
     pub stop: Cow<'static, str>,
@@ -52,23 +61,17 @@ pub enum AnchorRule {
     BeforeAnswerTag,
 }
 
-/// A rendered prompt, ready to be answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Prompt {
-    /// Token ids up to the end of the answer tag.
-    pub ids: Vec<u32>,
-    /// The position that the method reads and writes.
-    pub anchor: usize,
-    /// Positions of the user's own tokens.
-    pub content: Range<usize>,
-}
-
 impl ChatTemplate {
     /// Llama 3 and 3.1 without a system message.
     pub const LLAMA3: Self = Self {
         before: Borrowed("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"),
         after: Borrowed("<|eot_id|>"),
         answer_tag: Borrowed("<|start_header_id|>assistant<|end_header_id|>\n\n"),
+        next: Some(Borrowed("<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n")),
+        system: Some([
+            Borrowed("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"),
+            Borrowed("<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"),
+        ]),
         control: Borrowed(&[
             Borrowed("<|begin_of_text|>"),
             Borrowed("<|start_header_id|>"),
@@ -87,6 +90,8 @@ impl ChatTemplate {
         ),
         after: Borrowed("<|im_end|>\n"),
         answer_tag: Borrowed("<|im_start|>assistant\n"),
+        next: Some(Borrowed("<|im_end|>\n<|im_start|>user\n")),
+        system: Some([Borrowed("<|im_start|>system\n"), Borrowed("<|im_end|>\n<|im_start|>user\n")]),
         control: Borrowed(&[Borrowed("<|im_start|>"), Borrowed("<|im_end|>")]),
         stop: Borrowed("<|im_end|>"),
         trim: false,
@@ -97,6 +102,8 @@ impl ChatTemplate {
         before: Borrowed("<s>[INST] "),
         after: Borrowed("[/INST]"),
         answer_tag: Borrowed(""),
+        next: Some(Borrowed("</s>[INST] ")),
+        system: None,
         control: Borrowed(&[Borrowed("<s>"), Borrowed("[INST]"), Borrowed("[/INST]")]),
         stop: Borrowed("</s>"),
         trim: false,
@@ -107,6 +114,8 @@ impl ChatTemplate {
         before: Borrowed("<|user|>"),
         after: Borrowed(""),
         answer_tag: Borrowed("<|assistant|>"),
+        next: Some(Borrowed("<|end|><|user|>")),
+        system: None,
         control: Borrowed(&[Borrowed("<|user|>"), Borrowed("<|assistant|>")]),
         stop: Borrowed("<|end|>"),
         trim: false,
@@ -115,42 +124,6 @@ impl ChatTemplate {
     /// All of these with their names in recipes and manifests.
     pub const BUILT_IN: [(&'static str, Self); 4] =
         [("llama3", Self::LLAMA3), ("qwen2", Self::QWEN2), ("mistral", Self::MISTRAL), ("plain", Self::PLAIN)];
-
-    /// Renders one user turn.
-    ///
-    /// # Errors
-    /// The text is empty, the tokenizer is not the template's, or the template has no such anchor.
-    pub fn render(&self, tokenizer: &Tokenizer, user: &str, rule: AnchorRule) -> Result<Prompt> {
-        let user = if self.trim { user.trim() } else { user };
-        if user.trim().is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
-        let Self { before, after, answer_tag, .. } = self;
-        let whole = [before, user, after, answer_tag].concat();
-        let own = before.len()..before.len() + user.len();
-        let tag = own.end + after.len();
-
-        let mut tokens = Tokens { tokenizer, whole: &whole, done: 0, ids: Vec::new(), spans: Vec::new() };
-        let closing = &whole[own.end..];
-        for (at, token) in self.split(before).chain(self.split(closing).map(|(at, token)| (own.end + at, token))) {
-            // Neighbouring texts are encoded as one: merges across their seam are the model's own.
-            tokens.text_to(at)?;
-            tokens.control(token, self.control_id(tokenizer, token)?);
-        }
-        tokens.text_to(whole.len())?;
-        let Tokens { ids, spans, .. } = tokens;
-
-        let touches = |span: &Range<usize>| span.end > own.start && span.start < own.end;
-        let first = spans.iter().position(touches).unwrap_or(0);
-        let last = spans.iter().rposition(touches).unwrap_or(0);
-        let anchor = match rule {
-            AnchorRule::LastPrompt => Some(ids.len() - 1),
-            AnchorRule::RoleToken => self.role_token_from_end.and_then(|back| ids.len().checked_sub(back.max(1))),
-            AnchorRule::BeforeAnswerTag => spans.iter().rposition(|span| span.start < tag),
-        };
-        let anchor = anchor.ok_or_else(|| Error::NoRoleToken { template: self.name().into() })?;
-        Ok(Prompt { anchor, content: first..last + 1, ids })
-    }
 
     /// Ids that end an answer.
     ///
@@ -165,10 +138,11 @@ impl ChatTemplate {
         &self.stop
     }
 
-    /// The begin-of-text token: what the prompt begins with, if it opens neither the user's turn nor one before.
+    /// The begin-of-text token: what a prompt begins with, if no turn does.
     pub fn begin_token(&self) -> Option<&str> {
         let (at, token) = self.split(&self.before).next()?;
-        (at == 0 && self.turn_opens_at() > 0 && !self.before[token.len()..].contains(token)).then_some(token)
+        let turns = [&self.before[token.len()..], &self.after, &self.answer_tag, self.next.as_deref().unwrap_or("")];
+        (at == 0 && !turns.iter().any(|turn| turn.contains(token))).then_some(token)
     }
 
     /// Name used in recipes, manifests and messages; `custom` for a template that is not built in.
@@ -185,26 +159,35 @@ impl ChatTemplate {
         Self::BUILT_IN.into_iter().map(|(_, template)| template).find(fits)
     }
 
-    /// The same conversation in the template language of `transformers`, for a tokenizer_config.json.
+    /// The same conversations in the template language of `transformers`, for a tokenizer_config.json.
     pub fn to_jinja(&self) -> String {
         let quote = |text: &str| {
             let text = text.replace('\\', "\\\\").replace('\'', "\\'").replace('\n', "\\n");
             format!("'{text}'")
         };
-        let again = self.turn_opens_at();
+        let raise = |said: &str| format!("raise_exception({})", quote(said));
         let trim = if self.trim { " | trim" } else { "" };
         // Where a turn of the user's ends as the answer does, so does all that follows it.
-        let end = if self.after.starts_with(&*self.stop) { &self.after } else { &self.stop };
-        let [before, again, after, tag, end] =
-            [&*self.before, &self.before[again..], &self.after, &self.answer_tag, end].map(quote);
+        let end = quote(if self.after.starts_with(&*self.stop) { &self.after } else { &self.stop });
+        let [before, after, tag] = [&*self.before, &self.after, &self.answer_tag].map(quote);
+        let next = self.next.as_deref().map_or_else(|| raise("this model is asked once"), quote);
+        let system = match &self.system {
+            Some([open, close]) => format!("{} + (messages[0]['content']{trim}) + {}", quote(open), quote(close)),
+            None => raise("this model has no system turn"),
+        };
         format!(
-            "{{%- for message in messages -%}}\n\
-             {{%- if message['role'] == 'user' -%}}\n\
-             {{{{- ({before} if loop.first else {again}) + (message['content']{trim}) + {after} -}}}}\n\
-             {{%- elif message['role'] == 'assistant' -%}}\n\
-             {{{{- {tag} + message['content'] + {end} -}}}}\n\
+            "{{%- set system = messages[0]['role'] == 'system' -%}}\n\
+             {{%- for message in (messages[1:] if system else messages) -%}}\n\
+             {{%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}}\n\
+             {{{{- raise_exception('expected turns of user and assistant by turns, found ' + message['role']) -}}}}\n\
+             {{%- endif -%}}\n\
+             {{%- if message['role'] == 'assistant' -%}}\n\
+             {{{{- {tag} + message['content'] + ({end} if loop.last else {next}) -}}}}\n\
              {{%- else -%}}\n\
-             {{{{- raise_exception('this model knows the roles user and assistant, not ' + message['role']) -}}}}\n\
+             {{%- if loop.first -%}}\n\
+             {{{{- {system} if system else {before} -}}}}\n\
+             {{%- endif -%}}\n\
+             {{{{- (message['content']{trim}) + {after} -}}}}\n\
              {{%- endif -%}}\n\
              {{%- endfor -%}}\n\
              {{%- if add_generation_prompt -%}}\n\
@@ -213,19 +196,13 @@ impl ChatTemplate {
         )
     }
 
-    /// Where in `before` the user's turn opens: as the answer does, after everything that is said once.
-    fn turn_opens_at(&self) -> usize {
-        let header = self.split(&self.answer_tag).next().filter(|(at, _)| *at == 0).map(|(_, token)| token);
-        let opens = header.and_then(|token| self.before.rfind(token));
-        opens.or_else(|| self.split(&self.before).last().map(|(at, _)| at)).unwrap_or(0)
-    }
-
     /// The control tokens in a fixed text, each with its place; of two at one place the longer.
     fn split<'t>(&'t self, text: &'t str) -> impl Iterator<Item = (usize, &'t str)> {
         let mut from = 0;
         core::iter::from_fn(move || {
             let found = |token: &'t Cow<'static, str>| Some((from + text[from..].find(&**token)?, &**token));
-            let here = self.control.iter().filter(|token| !token.is_empty()).filter_map(found);
+            let all = self.control.iter().chain([&self.stop]);
+            let here = all.filter(|token| !token.is_empty()).filter_map(found);
             let (at, token) = here.min_by_key(|(at, token)| (*at, usize::MAX - token.len()))?;
             from = at + token.len();
             Some((at, token))
@@ -235,51 +212,6 @@ impl ChatTemplate {
     fn control_id(&self, tokenizer: &Tokenizer, token: &str) -> Result<u32> {
         let missing = || Error::MissingToken { template: self.name().into(), token: token.into() };
         tokenizer.id(token).ok_or_else(missing)
-    }
-}
-
-/// A prompt while it is tokenised, each token with its bytes in the whole text.
-struct Tokens<'a> {
-    tokenizer: &'a Tokenizer,
-    whole: &'a str,
-    done: usize,
-    ids: Vec<u32>,
-    spans: Vec<Range<usize>>,
-}
-
-impl Tokens<'_> {
-    fn text_to(&mut self, end: usize) -> Result<()> {
-        if end > self.done {
-            let (ids, spans) = self.tokenizer.encode_spans(&self.whole[self.done..end])?;
-            self.ids.extend(ids);
-            self.spans.extend(spans.into_iter().map(|span| span.start + self.done..span.end + self.done));
-            self.done = end;
-        }
-        Ok(())
-    }
-
-    fn control(&mut self, token: &str, id: u32) {
-        self.ids.push(id);
-        self.spans.push(self.done..self.done + token.len());
-        self.done += token.len();
-    }
-}
-
-impl Prompt {
-    /// Cuts the end of the user's text, never the template, so that the prompt has at most `limit` tokens. Returns
-    /// whether anything was cut.
-    ///
-    /// # Errors
-    /// Not even one token of the user's text would remain.
-    pub fn truncate(&mut self, limit: usize) -> Result<bool> {
-        let excess = self.ids.len().saturating_sub(limit);
-        if excess >= self.content.len() {
-            return Err(Error::PromptTooLong { found: self.ids.len(), limit });
-        }
-        self.ids.drain(self.content.end - excess..self.content.end);
-        self.content.end -= excess;
-        self.anchor -= excess;
-        Ok(excess > 0)
     }
 }
 

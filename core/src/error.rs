@@ -80,6 +80,16 @@ pub enum Error {
         /// Name of the template.
         template: String,
     },
+    /// The template has no words for what was said before.
+    #[error(
+        "chat template {template}: it has no place for a {turn}; leave it out, or choose a template and a model that have one"
+    )]
+    NoPlace {
+        /// Name of the template.
+        template: String,
+        /// What it was to hold.
+        turn: &'static str,
+    },
     /// The prompt holds no text.
     #[error("the prompt is empty; type a question first")]
     EmptyPrompt,

@@ -1,13 +1,13 @@
 //! Prompts of ten languages, against the strings and ids that the published templates and tokenizers give in
 //! `transformers` 5.23 with jinja2 3.1: the number of ids, and the first 16 digits of the sha256 of `id,id,...`.
 
-use cctuning::chat::{AnchorRule, ChatTemplate};
+use cctuning::chat::{AnchorRule, ChatTemplate, History};
 use cctuning::error::Error;
 use cctuning::tokenizer::{TextStream, Tokenizer};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::{mistral, mistral_json, real, small_model};
+use crate::{mistral, mistral_json, real, real_json, small_model};
 
 pub const SENTENCES: [&str; 10] = [
     "Which river flows past the old mill?",
@@ -144,6 +144,61 @@ fn a_mistral_prompt_has_the_ids_that_the_library_gives_the_whole_string() {
         "กขคน?",
         "letters in bytes beside whole ones"
     );
+}
+
+#[test]
+fn a_conversation_has_the_ids_that_the_library_gives_the_whole_string() {
+    let said = ["Be brief.", "Welcher Fluss?", "แม่น้ำ", "Why?"];
+    let strings = [
+        (
+            "llama3.1",
+            ChatTemplate::LLAMA3,
+            "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n0<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n1\
+             <|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n2<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n3\
+             <|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+        (
+            "qwen2.5",
+            ChatTemplate::QWEN2,
+            "<|im_start|>system\n0<|im_end|>\n<|im_start|>user\n1<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n\
+             <|im_start|>user\n3<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        // The space after a control token is the one that its library would put there.
+        ("mistral", ChatTemplate::MISTRAL, "<s>[INST] 1[/INST] 2</s>[INST] 3[/INST]"),
+    ];
+    for (name, template, string) in strings {
+        let json = if name == "mistral" { Some(mistral_json().to_string().into_bytes()) } else { real_json(name) };
+        let Some(json) = json else { continue };
+        let string =
+            said.iter().enumerate().fold(string.to_owned(), |all, (at, text)| all.replace(&at.to_string(), text));
+        let library = tokenizers::Tokenizer::from_bytes(&json).unwrap();
+        let expected = library.encode(string, false).unwrap();
+        let exchanges = [[said[1], said[2]].map(String::from)];
+        let history = History { system: (name != "mistral").then_some(said[0]), exchanges: &exchanges };
+        let tokenizer = Tokenizer::from_json(&json).unwrap();
+        for rule in [AnchorRule::LastPrompt, AnchorRule::RoleToken, AnchorRule::BeforeAnswerTag] {
+            let prompt = template.render_after(&tokenizer, history, said[3], rule).unwrap();
+            assert_eq!(prompt.ids, expected.get_ids(), "{name}");
+            assert_eq!(tokenizer.decode(&prompt.ids[prompt.content.clone()]).unwrap().trim(), said[3]);
+            // The anchor is that of the last turn.
+            let alone = template.render(&tokenizer, said[3], rule).unwrap();
+            assert_eq!(prompt.ids.len() - prompt.anchor, alone.ids.len() - alone.anchor, "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_a_template_has_no_place_for_is_refused_by_name() {
+    let tokenizer = small_model::tokenizer();
+    let once = ChatTemplate { next: None, ..ChatTemplate::PLAIN };
+    let exchanges = [["a", "b"].map(String::from)];
+    for (history, expected) in [
+        (History { system: Some("x"), exchanges: &[] }, "no place for a system text"),
+        (History { system: None, exchanges: &exchanges }, "no place for a second question"),
+    ] {
+        let error = once.render_after(&tokenizer, history, "c", AnchorRule::LastPrompt).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("custom"), "{error}");
+    }
 }
 
 fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {

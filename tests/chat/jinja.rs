@@ -106,6 +106,9 @@ fn a_template_with_a_date_and_trimming_is_spelt_out_with_the_published_ids() {
     assert_eq!((&*template.after, &*template.stop, template.trim), ("<|eot_id|>", "<|eot_id|>", true));
     assert_eq!(template.answer_tag, ChatTemplate::LLAMA3.answer_tag);
     assert_eq!((template.role_token_from_end, template.name()), (Some(1), "custom"));
+    assert_eq!(template.next, ChatTemplate::LLAMA3.next);
+    let (open, close) = template.before.split_once("<|eot_id|>").unwrap();
+    assert_eq!(template.system, Some([open.to_owned().into(), format!("<|eot_id|>{close}").into()]));
     let prompt = |text| template.render(&small_model::tokenizer(), text, AnchorRule::LastPrompt).unwrap();
     assert_eq!(prompt(" \n why?\n"), prompt("why?"));
     if let Some(tokenizer) = real("llama3.1") {
@@ -119,6 +122,28 @@ fn a_template_that_closes_what_is_not_to_go_on_is_taken_without_that_end() {
                 {{ '<|assistant|>' if add_generation_prompt else eos_token }}";
     let template = derived(text, &small_model::tokenizer()).unwrap();
     assert_eq!((&*template.after, &*template.answer_tag, &*template.stop), ("<|end|>", "<|assistant|>", "<|end|>"));
+}
+
+#[test]
+fn a_template_keeps_the_turns_that_it_renders_as_they_stand_and_no_others() {
+    let tokenizer = small_model::tokenizer();
+    let turn = "<|{{ m.role }}|>{{ m.content }}<|end|>";
+    let ask = "{{ '<|assistant|>' if add_generation_prompt }}";
+    let all = derived(&format!("{{% for m in messages %}}{turn}{{% endfor %}}{ask}"), &tokenizer).unwrap();
+    assert_eq!(all.next.as_deref(), Some("<|end|><|user|>"));
+    assert_eq!(all.system, Some(["<|system|>".into(), "<|end|><|user|>".into()]));
+    // What Mistral's do: the system text goes wherever the last question is.
+    let last = "{% set s = messages[0].content if messages[0].role == 'system' %}\
+                {% for m in (messages[1:] if s else messages) %}<|{{ m.role }}|>{{ s ~ ' ' if loop.last and s }}{{ m.content }}<|end|>{% endfor %}";
+    let last = derived(&format!("{last}{ask}"), &tokenizer).unwrap();
+    assert_eq!((last.next.as_deref(), &last.system), (Some("<|end|><|user|>"), &None));
+    let once = "{% if messages | length > 2 %}{{ raise_exception('one question') }}{% endif %}";
+    let once = derived(&format!("{once}{{% for m in messages %}}{turn}{{% endfor %}}{ask}"), &tokenizer).unwrap();
+    assert_eq!(once.next, None);
+    // An answer that is asked for in other words than it is remembered in.
+    let thinking =
+        format!("{{% for m in messages %}}{turn}{{% endfor %}}{{{{ '<|assistant|>think' if add_generation_prompt }}}}");
+    assert_eq!(derived(&thinking, &tokenizer).unwrap().next, None);
 }
 
 #[test]
@@ -236,6 +261,7 @@ fn an_exported_template_is_read_back_as_itself() {
             folder.save_model(&folder.model, dir.path(), cctuning::checkpoint::Storage::F32).unwrap();
             let read = of_folder(dir.path(), &folder.tokenizer).unwrap().unwrap();
             assert_eq!((&read.before, &read.after), (&template.before, &template.after), "{name}");
+            assert_eq!((&read.next, &read.system), (&template.next, &template.system), "{name}");
             assert_eq!(
                 (&read.answer_tag, &read.stop, read.trim),
                 (&template.answer_tag, &template.stop, template.trim)

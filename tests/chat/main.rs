@@ -17,10 +17,14 @@ use serde_json::{Value, json};
 
 /// A real tokenizer, or none and a sentence that says why.
 fn real(folder: &str) -> Option<Tokenizer> {
+    Some(Tokenizer::from_json(&real_json(folder)?).unwrap())
+}
+
+fn real_json(folder: &str) -> Option<Vec<u8>> {
     let path = shared_data::shared(&format!("data/models/{folder}/tokenizer.json.gz"))?;
     let mut json = Vec::new();
     flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_end(&mut json).unwrap();
-    Some(Tokenizer::from_json(&json).unwrap())
+    Some(json)
 }
 
 /// Built as Mistral's v3 tokenizer: spaces are `▁`, one before the first word; what is no piece falls into bytes.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -32,6 +33,7 @@ const LONGEST_RUN: Duration = Duration::from_secs(30);
 /// User's texts that tell whether a template keeps what it is given. The first is found again in every rendering.
 const PROBES: [&str; 3] = ["Qx7 vf", " \n Qx7\tvf \n ", "Qx7 <b>&\"'\\ {{ x }} {% y %} vf 你好 नि"];
 const ANSWER: &str = "Wk3 jz";
+const SYSTEM: &str = "Bp5 dh";
 
 /// A template's text and the tokens that it may name.
 #[derive(Clone)]
@@ -109,7 +111,7 @@ pub fn derive(source: &Source, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
         "it is {} bytes long; at most {LONGEST_SOURCE} are read",
         source.text.len()
     );
-    let Rendered { turns, conversation } = rendered(source)?;
+    let Rendered { turns, answered, again, with_system, all } = rendered(source)?;
 
     let mut found: Option<(String, String, String)> = None;
     let mut trim = false;
@@ -142,11 +144,29 @@ pub fn derive(source: &Source, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
         }
     }
 
-    let all = tokenizer.control_tokens();
-    let within = |text: &str| -> Vec<String> { all.iter().filter(|token| text.contains(&***token)).cloned().collect() };
-    let fixed = [&*before, &*after, &*answer_tag].concat();
+    let turn = [PROBES[0], &after, &answer_tag].concat();
+    // An answer may be set apart by a space, which its first token has anyway.
+    let second = |text: &str, before: &str| -> Option<String> {
+        let (first, rest) = text.split_once(ANSWER)?;
+        let next = rest.strip_suffix(&turn)?;
+        let expected = [before, &turn].concat();
+        (first == expected || first.strip_suffix(' ') == Some(&expected)).then(|| next.to_owned())
+    };
+    let next = again.and_then(|text| second(&text, &before));
+    let system = with_system.and_then(|text| {
+        let (open, rest) = text.split_once(SYSTEM)?;
+        let close = rest.strip_suffix(&turn)?;
+        // Some write it into the last question, wherever that is.
+        let stays = next.is_none() || second(&all?, &[open, SYSTEM, close].concat()) == next;
+        stays.then(|| [open.to_owned(), close.to_owned()])
+    });
+
+    let control = tokenizer.control_tokens();
+    let within =
+        |text: &str| -> Vec<String> { control.iter().filter(|token| text.contains(&***token)).cloned().collect() };
+    let mut fixed = [&*before, &*after, &*answer_tag].concat();
     for (name, token) in source.tokens.iter().filter(|(_, token)| !token.is_empty()) {
-        let known = all.contains(token) || !fixed.contains(&**token);
+        let known = control.contains(token) || !fixed.contains(&**token);
         ensure!(known, "it writes the {name} {token:?}, which is no control token of the tokenizer");
     }
     let family = ChatTemplate::BUILT_IN.into_iter().map(|(_, known)| known).find(|known| {
@@ -156,18 +176,21 @@ pub fn derive(source: &Source, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
             known.answer_tag == answer_tag
         }
     });
-    let ended = conversation.as_deref().and_then(|text| text.split_once(ANSWER)).map(|(_, end)| end.trim_start());
+    let ended = answered.as_deref().and_then(|text| text.split_once(ANSWER)).map(|(_, end)| end.trim_start());
     let first =
-        |end: &str| all.iter().filter(|token| end.starts_with(&***token)).max_by_key(|token| token.len()).cloned();
+        |end: &str| control.iter().filter(|token| end.starts_with(&***token)).max_by_key(|token| token.len()).cloned();
     let stop = ended.and_then(first).or_else(|| source.tokens.get("eos_token").cloned());
     let stop =
         stop.context("nothing says what ends an answer: no control token follows one, and there is no eos_token")?;
     ensure!(tokenizer.id(&stop).is_some(), "it ends an answer with {stop:?}, which the tokenizer does not have");
+    fixed.extend(next.iter().chain(system.iter().flatten()).map(String::as_str));
     Ok(ChatTemplate {
         control: within(&fixed).into_iter().map(Into::into).collect(),
         before: before.into(),
         after: after.into(),
         answer_tag: answer_tag.into(),
+        next: next.map(Into::into),
+        system: system.map(|parts| parts.map(Into::into)),
         stop: stop.into(),
         trim,
         role_token_from_end: family.and_then(|known| known.role_token_from_end),
@@ -181,10 +204,17 @@ fn around<'a>(whole: &'a str, text: &str) -> Result<Option<(&'a str, &'a str)>> 
     Ok(Some((before, after)))
 }
 
-/// What a template makes of the probes, without and with the answer tag, and of an answered question.
+/// What a template makes of the probes, without and with the answer tag, and of longer conversations, which it may refuse.
 struct Rendered {
     turns: Vec<(String, String)>,
-    conversation: Option<String>,
+    /// A question and its answer.
+    answered: Option<String>,
+    /// The question again, after both.
+    again: Option<String>,
+    /// A system text and the question.
+    with_system: Option<String>,
+    /// A system text and all three.
+    all: Option<String>,
 }
 
 /// Runs the template beside this thread. Instructions and depth are counted, but one of them can ask for any memory; so
@@ -220,8 +250,15 @@ fn render_all(source: &Source) -> Result<Rendered> {
         Ok((render(&jinja, source, &turn, false)?, render(&jinja, source, &turn, true)?))
     };
     let turns = PROBES.into_iter().map(both).collect::<Result<_>>()?;
-    let conversation = [("user", PROBES[0]), ("assistant", ANSWER)];
-    Ok(Rendered { turns, conversation: render(&jinja, source, &conversation, false).ok() })
+    let conversation = [("system", SYSTEM), ("user", PROBES[0]), ("assistant", ANSWER), ("user", PROBES[0])];
+    let some = |turns: Range<usize>, open| render(&jinja, source, &conversation[turns], open).ok();
+    Ok(Rendered {
+        turns,
+        answered: some(1..3, false),
+        again: some(1..4, true),
+        with_system: some(0..2, true),
+        all: some(0..4, true),
+    })
 }
 
 fn render(jinja: &Environment, source: &Source, turns: &[(&str, &str)], open: bool) -> Result<String> {

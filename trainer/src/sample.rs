@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use cctuning::Error;
-use cctuning::chat::{AnchorRule, ChatTemplate, Prompt};
+use cctuning::chat::{AnchorRule, ChatTemplate, History, Prompt};
 use cctuning::tokenizer::Tokenizer;
 use rayon::prelude::*;
 
@@ -91,6 +91,7 @@ impl Rendered {
 }
 
 /// A row in tokens.
+#[derive(Default)]
 struct Fitted {
     /// None where the row does not fit at all.
     sample: Option<Sample>,
@@ -107,26 +108,46 @@ impl Renderer<'_> {
         Ok(self.template.stop_ids(self.tokenizer)?)
     }
 
-    /// One row in tokens. The user's text is cut to fit, never the template or the answer.
+    /// A prompt of at most `limit` tokens, and whether that took cutting: first what was asked and answered before, the
+    /// oldest first, then the end of the user's text, never the template or the system text.
     ///
     /// # Errors
-    /// The tokenizer has no id for a piece of the text, or lacks a control token of the template.
+    /// As `ChatTemplate::render_after` and `Prompt::truncate`.
+    fn prompt(&self, before: History, text: &str, limit: usize) -> cctuning::Result<(Prompt, bool)> {
+        let render = |before| self.template.render_after(self.tokenizer, before, text, self.anchor);
+        let (mut prompt, mut left) = (render(before)?, before);
+        while prompt.ids.len() > limit
+            && let [_, later @ ..] = left.exchanges
+        {
+            left.exchanges = later;
+            prompt = render(left)?;
+        }
+        let cut = prompt.truncate(limit)?;
+        Ok((prompt, cut || left != before))
+    }
+
+    /// One row in tokens. The answer is never cut.
+    ///
+    /// # Errors
+    /// The tokenizer has no id for a piece of the text, or lacks a control token of the template, or the template has no
+    /// place for what was said before.
     fn fit(&self, row: &Row, stop: &[u32], beside_answer: bool) -> Result<Fitted> {
         let fit = || -> Result<Fitted> {
             let mut answer = self.tokenizer.encode(&row.output)?;
             answer.extend(stop);
-            let render = |text: &str| self.template.render(self.tokenizer, text, self.anchor);
-            let (mut prompt, mut english) = (render(&row.instruction)?, render(&row.instruction_en)?);
             let taken = if beside_answer { answer.len() } else { 0 };
-            let cut = prompt.truncate(self.cutoff.saturating_sub(taken));
-            let cut = cut.and_then(|cut| Ok((cut, english.truncate(self.english_cutoff)?)));
-            let ((cut, cut_english), fits) = match cut {
-                Ok(cut) => (cut, true),
-                Err(Error::PromptTooLong { .. }) => ((false, false), false),
-                Err(error) => return Err(error.into()),
+            let prompt = self.prompt(row.before(), &row.instruction, self.cutoff.saturating_sub(taken));
+            let english = self.prompt(row.before_en(), &row.instruction_en, self.english_cutoff);
+            let fits = |prompt| match prompt {
+                Ok(prompt) => Ok(Some(prompt)),
+                Err(Error::PromptTooLong { .. }) => Ok(None),
+                Err(error) => Err(error),
             };
-            let sample = || Sample { id: row.id.clone(), lang: row.lang.clone(), prompt, english, answer };
-            Ok(Fitted { sample: fits.then(sample), cut, cut_english })
+            let Some(((prompt, cut), (english, cut_english))) = fits(prompt)?.zip(fits(english)?) else {
+                return Ok(Fitted::default());
+            };
+            let sample = Sample { id: row.id.clone(), lang: row.lang.clone(), prompt, english, answer };
+            Ok(Fitted { sample: Some(sample), cut, cut_english })
         };
         fit().with_context(|| format!("row {:?}", row.id))
     }
@@ -153,7 +174,7 @@ impl Renderer<'_> {
         let mut samples = Vec::with_capacity(rows.len());
         let fitted: Vec<Fitted> =
             rows.par_iter().map(|row| self.fit(row, &stop, beside_answer)).collect::<Result<_>>()?;
-        for (row, Fitted { sample, cut, cut_english, .. }) in rows.iter().zip(fitted) {
+        for (row, Fitted { sample, cut, cut_english }) in rows.iter().zip(fitted) {
             match sample {
                 Some(sample) => samples.push(sample),
                 None => rendered.left_out.push(row.id.clone()),
@@ -176,6 +197,6 @@ impl Renderer<'_> {
 impl From<&Item> for Row {
     fn from(item: &Item) -> Self {
         let Item { id, task, lang, instruction, instruction_en, output, output_en } = item.clone();
-        Self { id, task, lang, instruction, instruction_en, output, output_en: Some(output_en) }
+        Self { id, task, lang, instruction, instruction_en, output, output_en: Some(output_en), ..Self::default() }
     }
 }

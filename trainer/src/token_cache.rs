@@ -18,7 +18,7 @@ use crate::run_folder::write_file_atomically;
 use crate::sample::{Rendered, Renderer, Sample};
 
 /// Changes when the same key would mean other samples: the way of reading rows, of rendering, or of writing them down.
-const MAGIC: &[u8; 8] = b"cctok002";
+const MAGIC: &[u8; 8] = b"cctok003";
 const SUM_BYTES: usize = 32;
 
 /// The samples of a file: from `dir` if they are there, else made and kept there. An empty `dir` keeps none.

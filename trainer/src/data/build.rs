@@ -87,6 +87,10 @@ pub fn english(rows: &[Row]) -> Added {
                 instruction_en: row.instruction_en.clone(),
                 output: output.clone(),
                 output_en: Some(output.clone()),
+                system: row.before_en().system.map(String::from),
+                history: row.history_en.clone(),
+                history_en: row.history_en.clone(),
+                ..Row::default()
             }),
         }
     }
@@ -109,7 +113,7 @@ pub fn translation(rows: &[Row]) -> Added {
                     instruction_en: instruction.clone(),
                     instruction,
                     output: row.output.clone(),
-                    output_en: None,
+                    ..Row::default()
                 });
             }
         }

@@ -31,7 +31,7 @@ pub struct Report {
     pub shown: Vec<FaultIn>,
     /// Rows of another language than English without an English instruction; faults, all of them.
     pub missing_twins: usize,
-    /// Rows whose instruction and output stood in a row before.
+    /// Rows whose prompt and output stood in a row before.
     pub duplicates: usize,
     /// Rows of another language whose English instruction is the instruction itself.
     pub identical_twins: usize,
@@ -61,7 +61,7 @@ pub struct Checks<'a> {
 /// What one row adds to the report.
 struct Judged {
     lang: String,
-    /// Of the instruction and the output.
+    /// Of the prompt and the output.
     hash: u64,
     identical_twin: bool,
     counted: Option<Counted>,
@@ -107,15 +107,13 @@ impl Checks<'_> {
                     .par_iter()
                     .map_init(Vec::new, |words, record| self.judge(parser, record, words))
                     .collect::<Result<_>>()?;
-                for judged in judged {
-                    let judged = match judged {
-                        Ok(None) => continue,
-                        Ok(Some(judged)) => judged,
-                        Err(faults) => {
-                            faults.into_iter().for_each(|fault| self.note(&mut report, file, fault));
-                            continue;
-                        }
-                    };
+                let sound = judged.into_iter().flat_map(|judged| {
+                    judged.unwrap_or_else(|faults| {
+                        faults.into_iter().for_each(|fault| self.note(&mut report, file, fault));
+                        Vec::new()
+                    })
+                });
+                for judged in sound.collect::<Vec<_>>() {
                     rows += 1;
                     *report.languages.entry(judged.lang).or_default() += 1;
                     report.duplicates += usize::from(!seen.insert(judged.hash));
@@ -162,26 +160,30 @@ impl Checks<'_> {
         parser: &RowParser,
         record: &Record,
         words: &mut Vec<Unit>,
-    ) -> Result<std::result::Result<Option<Judged>, Vec<Fault>>> {
-        let row = match parser.row(record) {
-            Ok(Some(row)) => row,
-            Ok(None) => return Ok(Ok(None)),
+    ) -> Result<std::result::Result<Vec<Judged>, Vec<Fault>>> {
+        let rows = match parser.rows(record) {
+            Ok(rows) => rows,
             Err(faults) => return Ok(Err(faults)),
         };
+        Ok(Ok(rows.into_iter().map(|row| self.judge_row(row, words)).collect::<Result<_>>()?))
+    }
+
+    fn judge_row(&self, row: Row, words: &mut Vec<Unit>) -> Result<Judged> {
         let shared = self.against.as_ref().map_or_else(Shared::default, |against| {
-            let texts = [Some(&row.instruction), Some(&row.instruction_en), Some(&row.output), row.output_en.as_ref()];
-            let found = texts.into_iter().flatten().map(|text| against.shared(text, words));
+            let own = [Some(&row.instruction), Some(&row.instruction_en), Some(&row.output), row.output_en.as_ref()];
+            let before = [&row.history, &row.history_en].into_iter().flatten().flatten();
+            let found = own.into_iter().flatten().chain(before).map(|text| against.shared(text, words));
             found.fold(Shared::default(), Shared::or)
         });
         let counted = self.counter.as_ref().map(|counter| counter.count(&row)).transpose()?;
-        let Row { lang, instruction, instruction_en, output, .. } = &row;
-        Ok(Ok(Some(Judged {
-            lang: lang.clone(),
-            hash: BuildHasherDefault::<DefaultHasher>::default().hash_one((instruction, output)),
-            identical_twin: !is_english(lang) && instruction.trim() == instruction_en.trim(),
+        let prompt = (row.before(), &row.instruction, &row.output);
+        Ok(Judged {
+            hash: BuildHasherDefault::<DefaultHasher>::default().hash_one(prompt),
+            identical_twin: !is_english(&row.lang) && row.instruction.trim() == row.instruction_en.trim(),
+            lang: row.lang,
             counted,
             shared,
-        })))
+        })
     }
 }
 

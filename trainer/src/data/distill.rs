@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
-use cctuning::chat::Prompt;
+use cctuning::chat::{History, Prompt};
 use cctuning::generate::{GenerateOptions, Source};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -45,9 +45,11 @@ pub struct Distill<'r> {
 }
 
 impl Distill<'_> {
-    /// The rows of one kind: `share` of all rows, drawn among those of other languages, in their order.
+    /// The rows of one kind: `share` of all rows, drawn among those of other languages that stand for themselves, in their
+    /// order.
     fn drawn(&self, kind: u64) -> Vec<&Row> {
-        let mut others: Vec<usize> = (0..self.rows.len()).filter(|&at| !is_english(&self.rows[at].lang)).collect();
+        let alone = |row: &Row| !is_english(&row.lang) && row.before() == History::default();
+        let mut others: Vec<usize> = (0..self.rows.len()).filter(|&at| alone(&self.rows[at])).collect();
         let wanted = ((self.share * self.rows.len() as f64).round() as usize).clamp(1, others.len().max(1));
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(kind);
@@ -137,7 +139,7 @@ fn derived(row: &Row, kind: &str, instruction: String, output: String) -> Row {
         instruction_en: instruction.clone(),
         instruction,
         output,
-        output_en: None,
+        ..Row::default()
     }
 }
 

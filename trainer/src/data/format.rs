@@ -1,5 +1,5 @@
-//! One record to one `Row`: our format, alpaca, the authors', messages and sharegpt, and any flat one through named
-//! columns. All faults of a record are found at once.
+//! One record to its `Row`: our format, alpaca, the authors', and any flat one through named columns; messages and
+//! sharegpt by `turns`. All faults of a record are found at once.
 
 use std::fmt;
 
@@ -20,15 +20,17 @@ pub enum Format {
     #[default]
     Auto,
     /// `instruction`, `instruction_en`, `output`, `lang` (and `id`, `task`, `output_en`), and an `input` that belongs to the
-    /// instruction where there is one, as its `input_en` (or else itself) to the twin.
+    /// instruction where there is one, as its `input_en` (or else itself) to the twin. What was said before: `system` (and
+    /// `system_en`), and `history`, pairs of a question and its answer that are read and not learnt, with `history_en`.
     Ours,
     /// Ours, where the first record has an `input`.
     Alpaca,
     /// The authors': `instruction`, `instruction_en`, `output`, and no language.
     Authors,
-    /// `messages` of `role` and `content`: one user turn and one assistant turn.
+    /// `messages` of `role` and `content`: turns of `user` and `assistant`, perhaps a `system` turn before them. Each answer
+    /// is a row. The twin is `messages_en`, or `instruction_en` of a single question.
     Messages,
-    /// `conversations` of `from` and `value`: one `human` turn and one `gpt` turn.
+    /// The same as `conversations` of `from` and `value`: turns of `human` and `gpt`.
     Sharegpt,
 }
 
@@ -54,6 +56,14 @@ pub struct Columns {
     pub input: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_en: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_en: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history_en: Option<String>,
 }
 
 /// How a file is to be read.
@@ -74,8 +84,13 @@ const OUTPUT: usize = 5;
 const OUTPUT_EN: usize = 6;
 const INPUT: usize = 7;
 const INPUT_EN: usize = 8;
-const TURNS: usize = 9;
-const N_FIELDS: usize = 10;
+const SYSTEM: usize = 9;
+const SYSTEM_EN: usize = 10;
+const HISTORY: usize = 11;
+const HISTORY_EN: usize = 12;
+pub const TURNS: usize = 13;
+pub const TURNS_EN: usize = 14;
+const N_FIELDS: usize = 15;
 
 /// Turns the records of one file into rows.
 pub struct RowParser {
@@ -88,8 +103,6 @@ pub struct RowParser {
 impl RowParser {
     /// The format named, or the one of the first record.
     pub fn new(reading: &Reading, first: &Record) -> Self {
-        let Columns { id, task, lang, instruction, instruction_en, output, output_en, input, input_en } =
-            reading.columns.clone();
         let mapped = reading.columns != Columns::default();
         let format = match reading.format {
             Format::Auto => detect(first, mapped),
@@ -100,25 +113,33 @@ impl RowParser {
             Format::Sharegpt => "conversations",
             _ => "",
         };
-        let flat = |name: &str| if turns.is_empty() { name.to_string() } else { String::new() };
-        let mut names = [
-            id.unwrap_or("id".into()),
-            task.unwrap_or("task".into()),
-            lang.unwrap_or("lang".into()),
-            instruction.unwrap_or(flat("instruction")),
-            instruction_en.unwrap_or("instruction_en".into()),
-            output.unwrap_or(flat("output")),
-            output_en.unwrap_or("output_en".into()),
-            input.clone().unwrap_or_default(),
-            input_en.clone().unwrap_or_default(),
-            turns.into(),
+        let flat = |name| if turns.is_empty() { name } else { "" };
+        let twin = if turns.is_empty() { String::new() } else { format!("{turns}_en") };
+        let c = reading.columns.clone();
+        let fields: [(Option<String>, &str); N_FIELDS] = [
+            (c.id, "id"),
+            (c.task, "task"),
+            (c.lang, "lang"),
+            (c.instruction, flat("instruction")),
+            (c.instruction_en, "instruction_en"),
+            (c.output, flat("output")),
+            (c.output_en, "output_en"),
+            (c.input, flat("input")),
+            (c.input_en, flat("input_en")),
+            (c.system, "system"),
+            (c.system_en, "system_en"),
+            (c.history, flat("history")),
+            (c.history_en, flat("history_en")),
+            (None, turns),
+            (None, &twin),
         ];
-        for (at, name, given) in [(INPUT, "input", input), (INPUT_EN, "input_en", input_en)] {
-            // A column that was named for another field is no input too.
-            if given.is_none() && !names.iter().any(|taken| taken == name) {
-                names[at] = flat(name);
-            }
-        }
+        let named = |name: &str| fields.iter().any(|(given, _)| given.as_deref() == Some(name));
+        let names = std::array::from_fn(|at| match &fields[at] {
+            (Some(given), _) => given.clone(),
+            // A column that was named for another field is not this one too.
+            (None, ours) if at >= INPUT && named(ours) => String::new(),
+            (None, ours) => ours.to_string(),
+        });
         Self { format, lang: reading.lang.clone(), names }
     }
 
@@ -127,8 +148,8 @@ impl RowParser {
         self.format
     }
 
-    /// One record to a row, nothing (a blank line), or its faults.
-    pub fn row(&self, record: &Record) -> std::result::Result<Option<Row>, Vec<Fault>> {
+    /// One record to its row, to the rows of its answers, to none (a blank line), or to its faults.
+    pub fn rows(&self, record: &Record) -> std::result::Result<Vec<Row>, Vec<Fault>> {
         if record.text.len() > MAX_RECORD_BYTES {
             let expected = format!("one JSON object of at most {MAX_RECORD_BYTES} bytes per line");
             return Err(vec![record.fault(0, "", &expected, "a longer line")]);
@@ -137,7 +158,7 @@ impl RowParser {
             .map_err(|error| vec![record.fault(error.valid_up_to(), "", "UTF-8", "another byte")])?;
         let json = text.trim_start_matches('\u{feff}').trim_start();
         if json.is_empty() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let start = text.len() - json.len();
         if !json.starts_with('{') {
@@ -155,8 +176,8 @@ impl RowParser {
             vec![record.fault(byte, "", "one JSON object", format!("broken JSON ({problem})"))]
         })?;
         let mut reader = FieldReader { record, json, start, names: &self.names, values, faults: Vec::new() };
-        let row = reader.row(&self.lang);
-        if reader.faults.is_empty() { Ok(Some(row)) } else { Err(reader.faults) }
+        let rows = reader.rows(&self.lang);
+        if reader.faults.is_empty() { Ok(rows) } else { Err(reader.faults) }
     }
 }
 
@@ -215,7 +236,8 @@ impl<'de> Visitor<'de> for Fields<'_> {
     }
 }
 
-fn kind(value: Option<&Value>) -> &'static str {
+/// What a person reads of a value that is not what was expected.
+pub fn kind(value: Option<&Value>) -> &'static str {
     match value {
         None => "nothing",
         Some(Value::String(_)) => "an empty one",
@@ -228,60 +250,88 @@ fn kind(value: Option<&Value>) -> &'static str {
 }
 
 /// Takes the fields of one record and notes what is wrong with them.
-struct FieldReader<'r> {
+pub struct FieldReader<'r> {
     record: &'r Record,
     json: &'r str,
     /// Where `json` begins in the record.
     start: usize,
-    names: &'r [String],
+    pub names: &'r [String],
     values: Vec<Option<Value>>,
     faults: Vec<Fault>,
 }
 
 impl FieldReader<'_> {
-    fn row(&mut self, default_lang: &str) -> Row {
+    fn rows(&mut self, default_lang: &str) -> Vec<Row> {
         let id = self.label(ID).unwrap_or_else(|| format!("line {}", self.record.line));
         let task = self.label(TASK).unwrap_or_default();
         let lang = match &self.values[LANG] {
             None | Some(Value::Null) if !default_lang.is_empty() => default_lang.to_string(),
             _ => self.text(LANG, "a non-empty string (or set data.lang)"),
         };
-        let (mut instruction, output) = if self.names[TURNS].is_empty() {
-            (self.text(INSTRUCTION, STRING), self.text(OUTPUT, STRING))
-        } else {
-            self.turns()
-        };
-        let (input, input_en) = (self.input(INPUT), self.input(INPUT_EN));
+        let (system, system_en) = (self.text_unless_empty(SYSTEM), self.text_unless_empty(SYSTEM_EN));
+        let row = Row { id, task, lang, system, system_en, ..Row::default() };
+        if self.names[TURNS].is_empty() { vec![self.flat(row)] } else { self.conversation(row) }
+    }
+
+    fn flat(&mut self, mut row: Row) -> Row {
+        let (instruction, output) = (self.text(INSTRUCTION, STRING), self.text(OUTPUT, STRING));
+        let (input, input_en) = (self.text_unless_empty(INPUT), self.text_unless_empty(INPUT_EN));
         let with = |text: String, input: Option<&String>| match input {
             Some(input) => format!("{text}\n{input}"),
             None => text,
         };
-        instruction = with(instruction, input.as_ref());
-        let english = is_english(&lang);
-        let instruction_en = match &self.values[INSTRUCTION_EN] {
-            None | Some(Value::Null) if english => instruction.clone(),
-            _ => {
-                let twin = self.text(INSTRUCTION_EN, "the English twin of a non-English instruction");
-                with(twin, input_en.as_ref().or(input.as_ref()))
-            }
+        row.instruction = with(instruction, input.as_ref());
+        row.output = output;
+        row.instruction_en = match self.twin(&row) {
+            Some(twin) => with(twin, input_en.as_ref().or(input.as_ref())),
+            None => row.instruction.clone(),
         };
-        let output_en = self.text_if_given(OUTPUT_EN);
-        Row { id, task, lang, instruction, instruction_en, output, output_en }
+        row.output_en = self.text_if_given(OUTPUT_EN);
+        row.history = self.exchanges(HISTORY);
+        row.history_en = self.exchanges(HISTORY_EN);
+        if row.history_en.is_empty() && is_english(&row.lang) {
+            row.history_en.clone_from(&row.history);
+        }
+        let (expected, found) = (row.history.len(), row.history_en.len());
+        if expected != found && self.faults.is_empty() {
+            let expected = format!("the English twin of the history, {expected} pairs");
+            let found = if found == 0 { "nothing".into() } else { format!("{found} pairs") };
+            self.fault_in(HISTORY_EN, &expected, &found);
+        }
+        row
     }
 
-    fn input(&mut self, field: usize) -> Option<String> {
+    /// The English instruction; none where an English row is its own twin.
+    pub fn twin(&mut self, row: &Row) -> Option<String> {
+        match &self.values[INSTRUCTION_EN] {
+            None | Some(Value::Null) if is_english(&row.lang) => None,
+            _ => Some(self.text(INSTRUCTION_EN, "the English twin of a non-English instruction")),
+        }
+    }
+
+    /// The English answer.
+    pub fn answer_en(&mut self) -> Option<String> {
+        self.text_if_given(OUTPUT_EN)
+    }
+
+    /// The value of a field, whatever it is.
+    pub fn take(&mut self, field: usize) -> Option<Value> {
+        self.values[field].take().filter(|value| !value.is_null())
+    }
+
+    fn text_unless_empty(&mut self, field: usize) -> Option<String> {
         match &self.values[field] {
-            // Alpaca's empty input means that there is none.
+            // As Alpaca's input where there is none.
             Some(Value::String(text)) if text.trim().is_empty() => None,
             _ => self.text_if_given(field),
         }
     }
 
-    /// As [`Self::text_if_given`], of what many datasets number.
+    /// As [`Self::text_unless_empty`], of what many datasets number.
     fn label(&mut self, field: usize) -> Option<String> {
         match &self.values[field] {
             Some(Value::Number(number)) => Some(number.to_string()),
-            _ => self.text_if_given(field),
+            _ => self.text_unless_empty(field),
         }
     }
 
@@ -294,57 +344,23 @@ impl FieldReader<'_> {
         match self.values[field].take() {
             Some(Value::String(text)) if !text.trim().is_empty() => text,
             other => {
-                let name = self.names[field].clone();
-                self.fault(&[Step::Key(&name)], &name, expected, kind(other.as_ref()));
+                self.fault_in(field, expected, kind(other.as_ref()));
                 String::new()
             }
         }
     }
 
-    fn fault(&mut self, steps: &[Step], path: &str, expected: &str, found: &str) {
+    /// Notes a fault of a field, or of the record where there is no such field.
+    pub fn fault_in(&mut self, field: usize, expected: &str, found: &str) {
+        let name = &self.names[field];
+        self.fault_at(&[Step::Key(name)], name, expected, found);
+    }
+
+    /// Notes a fault of the value at `steps`, or of the record where there is none.
+    pub fn fault_at(&mut self, steps: &[Step], path: &str, expected: &str, found: &str) {
         let byte = self.start + offset(self.json, steps).unwrap_or(0);
         self.faults.push(self.record.fault(byte, path, expected, found));
     }
-
-    /// The user's and the assistant's text of a conversation.
-    fn turns(&mut self) -> (String, String) {
-        let name = self.names[TURNS].clone();
-        let (role_key, text_key) = if name == "messages" { ("role", "content") } else { ("from", "value") };
-        let turns = match self.values[TURNS].take() {
-            Some(Value::Array(turns)) => turns,
-            other => {
-                let expected = "a list of one user turn and one assistant turn";
-                self.fault(&[Step::Key(&name)], &name, expected, kind(other.as_ref()));
-                return Default::default();
-            }
-        };
-        if turns.len() != 2 {
-            let found = if turns.len() == 1 { "1 turn".into() } else { format!("{} turns", turns.len()) };
-            self.fault(&[Step::Key(&name)], &name, "one user turn and one assistant turn", &found);
-            return Default::default();
-        }
-        let mut texts = [String::new(), String::new()];
-        for (at, (turn, roles)) in turns.iter().zip([["user", "human"], ["assistant", "gpt"]]).enumerate() {
-            let wanted = if name == "messages" { roles[0] } else { roles[1] };
-            let role = turn.get(role_key);
-            let role_fits = role.and_then(Value::as_str).is_some_and(|role| roles.contains(&role));
-            if !role_fits {
-                let found = role.map_or("nothing".to_string(), |role| role.to_string().chars().take(40).collect());
-                let steps = [Step::Key(&name), Step::Index(at), Step::Key(role_key)];
-                let here = if role.is_some() { &steps[..] } else { &steps[..2] };
-                self.fault(here, &format!("{name}[{at}].{role_key}"), &format!("{wanted:?}"), &found);
-            }
-            match turn.get(text_key) {
-                Some(Value::String(text)) if !text.trim().is_empty() => texts[at].clone_from(text),
-                other => {
-                    let steps = [Step::Key(&name), Step::Index(at), Step::Key(text_key)];
-                    let here = if other.is_some() { &steps[..] } else { &steps[..2] };
-                    self.fault(here, &format!("{name}[{at}].{text_key}"), STRING, kind(other));
-                }
-            }
-        }
-        texts.into()
-    }
 }
 
-const STRING: &str = "a non-empty string";
+pub const STRING: &str = "a non-empty string";

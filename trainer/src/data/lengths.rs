@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use cctuning::chat::History;
 use serde::Serialize;
 
 use super::Row;
@@ -54,7 +55,7 @@ pub struct Counted {
 #[derive(Clone, Copy)]
 struct Size {
     all: usize,
-    /// Those that may be cut.
+    /// Those that may be cut: of the user's text, and all that was asked and answered before it.
     own: usize,
 }
 
@@ -78,29 +79,36 @@ impl<'a> Counter<'a> {
     pub fn count(&self, row: &Row) -> Result<Counted> {
         let count = || -> Result<Counted> {
             Ok(Counted {
-                prompt: self.prompt(&row.instruction)?,
-                english: self.prompt(&row.instruction_en)?,
+                prompt: self.prompt(row.before(), &row.instruction)?,
+                english: self.prompt(row.before_en(), &row.instruction_en)?,
                 answer: self.renderer.tokenizer.encode(&row.output)?.len() + self.stop,
             })
         };
         count().with_context(|| format!("row {:?}", row.id))
     }
 
-    fn prompt(&self, text: &str) -> Result<Size> {
+    fn prompt(&self, before: History, text: &str) -> Result<Size> {
         let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(text);
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one((before, text));
         if let Some(size) = known().get(&hash) {
             return Ok(*size);
         }
         let Renderer { tokenizer, template, anchor, .. } = &self.renderer;
-        let prompt = template.render(tokenizer, text, *anchor)?;
-        let size = Size { all: prompt.ids.len(), own: prompt.content.len() };
+        let size = |before: History| -> Result<Size> {
+            let prompt = template.render_after(tokenizer, before, text, *anchor)?;
+            Ok(Size { all: prompt.ids.len(), own: prompt.content.len() })
+        };
+        let mut found = size(before)?;
+        if !before.exchanges.is_empty() {
+            let last = size(History { exchanges: &[], ..before })?;
+            found.own = last.own + found.all - last.all;
+        }
         let mut known = known();
         if known.len() == REMEMBERED {
             known.clear();
         }
-        known.insert(hash, size);
-        Ok(size)
+        known.insert(hash, found);
+        Ok(found)
     }
 }
 

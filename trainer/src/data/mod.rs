@@ -16,12 +16,14 @@ mod records;
 pub mod settings;
 mod source;
 mod table;
+mod turns;
 pub mod verb;
 
 use std::fmt;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use cctuning::chat::History;
 use serde::Serialize;
 
 pub use format::{Columns, Format, Reading, RowParser};
@@ -33,7 +35,7 @@ const MAX_FAULTS: usize = 50;
 const PREVIEW: usize = 80;
 
 /// One training sample.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Row {
     pub id: String,
     pub task: String,
@@ -45,6 +47,30 @@ pub struct Row {
     pub output: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_en: Option<String>,
+    /// What the model is told beforehand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// The same in English; where it is absent, the same text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_en: Option<String>,
+    /// Questions and answers before the instruction, the oldest first: read, not learnt.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<[String; 2]>,
+    /// The same in English.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub history_en: Vec<[String; 2]>,
+}
+
+impl Row {
+    /// What was said before the instruction.
+    pub fn before(&self) -> History<'_> {
+        History { system: self.system.as_deref(), exchanges: &self.history }
+    }
+
+    /// What was said before the English instruction.
+    pub fn before_en(&self) -> History<'_> {
+        History { system: self.system_en.as_deref().or(self.system.as_deref()), exchanges: &self.history_en }
+    }
 }
 
 /// What is wrong at one place of a file.
@@ -82,30 +108,39 @@ pub struct Rows {
     reading: Reading,
     /// Made when the first record says what format it is.
     parser: Option<RowParser>,
+    /// Rows of the last record that were not handed out.
+    waiting: std::vec::IntoIter<Row>,
 }
 
 impl Rows {
     /// # Errors
     /// When the file cannot be opened, or is no table though its name says so.
     pub fn open(path: &Path, reading: &Reading) -> Result<Self> {
-        Ok(Self { records: Records::open(path)?, reading: reading.clone(), parser: None })
+        Ok(Self {
+            records: Records::open(path)?,
+            reading: reading.clone(),
+            parser: None,
+            waiting: Vec::new().into_iter(),
+        })
     }
 }
 
 impl Iterator for Rows {
-    /// A row with its line, or the faults of a record.
-    type Item = std::result::Result<(usize, Row), Vec<Fault>>;
+    /// A row, or the faults of a record.
+    type Item = std::result::Result<Row, Vec<Fault>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
+            if let Some(row) = self.waiting.next() {
+                return Some(Ok(row));
+            }
             let record = match self.records.next()? {
                 Ok(record) => record,
                 Err(fault) => return Some(Err(vec![fault])),
             };
             let parser = self.parser.get_or_insert_with(|| RowParser::new(&self.reading, &record));
-            match parser.row(&record) {
-                Ok(None) => {}
-                Ok(Some(row)) => return Some(Ok((record.line, row))),
+            match parser.rows(&record) {
+                Ok(rows) => self.waiting = rows.into_iter(),
                 Err(faults) => return Some(Err(faults)),
             }
         }
@@ -128,7 +163,7 @@ pub fn read_rows_as(path: &Path, reading: &Reading) -> Result<Vec<Row>> {
     let (mut rows, mut faults) = (Vec::new(), Vec::new());
     for found in Rows::open(path, reading)? {
         match found {
-            Ok((_, row)) => rows.push(row),
+            Ok(row) => rows.push(row),
             Err(found) => faults.extend(found),
         }
         if faults.len() >= MAX_FAULTS {
