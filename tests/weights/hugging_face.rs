@@ -9,11 +9,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use cctuning::chat::ChatTemplate;
+use cctuning::chat::{AnchorRule, ChatTemplate, History};
 use cctuning::checkpoint::Storage;
 use cctuning::config::Family;
 use cctuning::model::TokenBatch;
-use serde_json::Value;
+use serde_json::{Value, json};
 use trainer::model_folder::{Layout, ModelFolder};
 
 use crate::small_model::{assert_close, config, folder, values};
@@ -64,27 +64,34 @@ fn succeeds(command: &mut Command, until: Instant) -> bool {
 }
 
 #[test]
-fn an_exported_folder_has_the_same_logits_for_us_and_for_transformers() {
+fn an_exported_folder_has_the_same_logits_and_prompts_for_us_and_for_transformers() {
     let Some(python) = python() else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/weights/logits.py");
     let ids: Vec<u32> = (0..24).map(|at| at * 37 % 250).collect();
     let cases = [
-        (Family::Llama, ChatTemplate::PLAIN, true, Storage::F32, usize::MAX),
-        (Family::Qwen2, ChatTemplate::PLAIN, false, Storage::F32, 40_000),
+        (Family::Llama, ChatTemplate::LLAMA3, true, Storage::F32, usize::MAX),
+        (Family::Qwen2, ChatTemplate::QWEN2, false, Storage::F32, 40_000),
         (Family::Qwen2, ChatTemplate::PLAIN, true, Storage::Bf16, usize::MAX),
-        (Family::Mistral, ChatTemplate::PLAIN, false, Storage::F16, usize::MAX),
+        (Family::Mistral, ChatTemplate::MISTRAL, false, Storage::F16, usize::MAX),
     ];
+    let exchanges = [["ποιο;", "Nil\n"].map(String::from)];
     for (family, template, tied, storage, shard_bytes) in cases {
         let dir = tempfile::tempdir().unwrap();
-        let made = folder(config(family, tied), template, 5);
+        let made = folder(config(family, tied), template.clone(), 5);
         made.save_as(&made.model, dir.path(), Layout { shard_bytes, ..Layout::of(storage) }).unwrap();
         let ours = ModelFolder::load(dir.path(), None, 0, &Device::flex()).unwrap();
         let batch = TokenBatch::new(&[&ids], &Device::flex());
         let logits = values(&ours.model.logits(ours.model.forward(&batch, None).squeeze_dim(0)));
+        let system = template.system.is_some().then_some("Be brief.");
+        let [[question, answer]] = &exchanges;
+        let said = [("user", question.as_str()), ("assistant", answer), ("user", "why?")];
+        let turns = system.map(|text| ("system", text)).into_iter().chain(said);
+        let messages: Vec<Value> = turns.map(|(role, content)| json!({ "role": role, "content": content })).collect();
         let output = Command::new(&python)
             .arg(&script)
             .arg(dir.path())
             .arg(format!("{ids:?}"))
+            .arg(json!(messages).to_string())
             .env("HF_HUB_OFFLINE", "1")
             .output()
             .unwrap_or_else(|error| panic!("cannot start {}: {error}", python.display()));
@@ -94,7 +101,10 @@ fn an_exported_folder_has_the_same_logits_for_us_and_for_transformers() {
         let expected: Vec<f32> = theirs["logits"].as_array().unwrap().iter().map(number).collect();
         assert_close(&logits, &expected, 1e-4, &format!("{family:?}, tied {tied}, {storage:?}"));
         let stop = made.settings.template.stop_ids(&made.tokenizer).unwrap();
-        assert_eq!(theirs["stop"], serde_json::json!(stop));
+        assert_eq!(theirs["stop"], json!(stop));
+        let history = History { system, exchanges: &exchanges };
+        let asked = template.render_after(&made.tokenizer, history, "why?", AnchorRule::LastPrompt).unwrap();
+        assert_eq!(theirs["chat"], json!(asked.ids), "{}", template.name());
         if storage == Storage::F32 {
             let before = values(&made.model.logits(made.model.forward(&batch, None).squeeze_dim(0)));
             assert_close(&logits, &before, 0.0, "reloaded by us");
