@@ -37,8 +37,10 @@ pub struct ByteBpe {
 
 struct Memory {
     search: Cache,
-    /// Where in `tokens` a word's are.
-    words: AHashMap<Box<str>, Range<usize>>,
+    /// Where in `tokens` a word's are, by the word itself where it is short: nearly every word is found without another
+    /// look into memory.
+    short: AHashMap<u128, Range<u32>>,
+    long: AHashMap<Box<str>, Range<u32>>,
     tokens: Vec<Token>,
     /// A word as the vocabulary spells it.
     spelled: String,
@@ -47,7 +49,7 @@ struct Memory {
 #[derive(Clone, Copy)]
 struct Token {
     id: u32,
-    bytes: usize,
+    bytes: u32,
 }
 
 impl ByteBpe {
@@ -67,7 +69,8 @@ impl ByteBpe {
         let search = words.clone();
         let memory = move || Memory {
             search: search.create_cache(),
-            words: AHashMap::new(),
+            short: AHashMap::new(),
+            long: AHashMap::new(),
             tokens: Vec::new(),
             spelled: String::new(),
         };
@@ -98,7 +101,7 @@ impl ByteBpe {
 
     fn words(&self, model: &ModelWrapper, text: &str, mut token: impl FnMut(u32, Range<usize>)) -> Option<()> {
         let mut memory = self.memories.get();
-        let Memory { search, words, tokens, spelled } = &mut *memory;
+        let Memory { search, short, long, tokens, spelled } = &mut *memory;
         let mut at = 0;
         while at < text.len() {
             let input = Input::new(text).span(at..text.len()).anchored(Anchored::Yes);
@@ -109,26 +112,34 @@ impl ByteBpe {
                 end = if last > 0 { at + last } else { end };
             }
             let word = text.get(at..end).filter(|word| !word.is_empty())?;
-            let known = match words.get(word) {
+            let packed = packed(word);
+            let known = packed.map_or_else(|| long.get(word), |word| short.get(&word));
+            let known = match known {
                 Some(known) => known.clone(),
                 None => {
-                    if words.len() == WORDS {
-                        words.clear();
+                    if short.len() + long.len() == WORDS {
+                        short.clear();
+                        long.clear();
                         tokens.clear();
                     }
-                    let start = tokens.len();
+                    let start = tokens.len() as u32;
                     tokens.extend(merged(model, word, spelled).ok()?);
-                    if word.len() <= LONGEST {
-                        words.insert(word.into(), start..tokens.len());
+                    let known = start..tokens.len() as u32;
+                    match packed {
+                        Some(packed) => drop(short.insert(packed, known.clone())),
+                        None if word.len() <= LONGEST => drop(long.insert(word.into(), known.clone())),
+                        None => {}
                     }
-                    start..tokens.len()
+                    known
                 }
             };
+            let known = known.start as usize..known.end as usize;
             let mut from = at;
             for &Token { id, bytes } in &tokens[known.clone()] {
                 // A part of a character stands for all of it.
-                token(id, text.floor_char_boundary(from)..text.ceil_char_boundary(from + bytes));
-                from += bytes;
+                let end = from + bytes as usize;
+                token(id, text.floor_char_boundary(from)..text.ceil_char_boundary(end));
+                from = end;
             }
             if word.len() > LONGEST {
                 tokens.truncate(known.start);
@@ -142,12 +153,20 @@ impl ByteBpe {
     }
 }
 
+/// A word of at most 15 bytes, with its length.
+fn packed(word: &str) -> Option<u128> {
+    let mut bytes = [0; 16];
+    bytes[15] = word.len() as u8;
+    bytes[..15].get_mut(..word.len())?.copy_from_slice(word.as_bytes());
+    Some(u128::from_le_bytes(bytes))
+}
+
 /// The library's tokens of one word.
 fn merged(model: &ModelWrapper, word: &str, spelled: &mut String) -> tokenizers::Result<Vec<Token>> {
     spelled.clear();
     spelled.extend(word.bytes().map(spelling));
     let tokens = model.tokenize(spelled)?.into_iter();
-    let bytes = |(start, end)| spelled.get(start..end).map_or(0, |text| text.chars().count());
+    let bytes = |(start, end)| spelled.get(start..end).map_or(0, |text| text.chars().count() as u32);
     Ok(tokens.map(|token| Token { id: token.id, bytes: bytes(token.offsets) }).collect())
 }
 

@@ -145,6 +145,12 @@ impl ChatTemplate {
         (at == 0 && !turns.iter().any(|turn| turn.contains(token))).then_some(token)
     }
 
+    /// The beginning of `before` whose tokens are the same whatever the user's text is.
+    pub fn head(&self) -> &str {
+        let last = self.split(&self.before).last();
+        last.map_or("", |(at, _)| &self.before[..at])
+    }
+
     /// Name used in recipes, manifests and messages; `custom` for a template that is not built in.
     pub fn name(&self) -> &'static str {
         Self::BUILT_IN.iter().find(|(_, known)| known == self).map_or("custom", |(name, _)| name)

@@ -121,7 +121,8 @@ impl Text<'_> {
 
     /// Ids, each with its bytes in the text.
     fn tokens(self) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
-        let (mut ids, mut spans, mut done) = (Vec::new(), Vec::new(), 0);
+        let (mut ids, mut spans, mut done) =
+            (Vec::with_capacity(self.whole.len() / 3), Vec::with_capacity(self.whole.len() / 3), 0);
         let end = (self.whole.len()..self.whole.len(), None);
         for (cut, control) in self.cuts.into_iter().chain([end]) {
             if cut.start > done {

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use cctuning::chat::History;
+use cctuning::chat::{AnchorRule, ChatTemplate, History};
 use serde::Serialize;
 
 use super::Row;
@@ -41,6 +41,9 @@ pub struct Percentiles {
 /// Counts the tokens of rows, on many threads at once.
 pub struct Counter<'a> {
     renderer: Renderer<'a>,
+    /// The template without its head, and the head's tokens: they need not be counted a million times.
+    headless: ChatTemplate,
+    head: usize,
     stop: usize,
     known: Mutex<HashMap<u64, Size>>,
 }
@@ -71,7 +74,12 @@ impl<'a> Counter<'a> {
     /// # Errors
     /// The tokenizer lacks the template's stop token.
     pub fn new(renderer: Renderer<'a>) -> Result<Self> {
-        Ok(Self { stop: renderer.stop()?.len(), renderer, known: Mutex::default() })
+        let template = &renderer.template;
+        let headless =
+            ChatTemplate { before: template.before[template.head().len()..].to_owned().into(), ..template.clone() };
+        let count = |template: &ChatTemplate| template.render(renderer.tokenizer, "x", AnchorRule::LastPrompt);
+        let head = count(template)?.ids.len() - count(&headless)?.ids.len();
+        Ok(Self { stop: renderer.stop()?.len(), headless, head, renderer, known: Mutex::default() })
     }
 
     /// # Errors
@@ -94,9 +102,10 @@ impl<'a> Counter<'a> {
             return Ok(*size);
         }
         let Renderer { tokenizer, template, anchor, .. } = &self.renderer;
+        let (template, head) = if before.system.is_some() { (template, 0) } else { (&self.headless, self.head) };
         let size = |before: History| -> Result<Size> {
             let prompt = template.render_after(tokenizer, before, text, *anchor)?;
-            Ok(Size { all: prompt.ids.len(), own: prompt.content.len() })
+            Ok(Size { all: head + prompt.ids.len(), own: prompt.content.len() })
         };
         let mut found = size(before)?;
         if !before.exchanges.is_empty() {
