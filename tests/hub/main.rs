@@ -92,6 +92,60 @@ fn a_model_is_fetched_once_with_the_files_it_needs_and_is_then_taken_from_here()
 }
 
 #[test]
+fn what_another_program_did_not_ask_for_is_asked_for_once() {
+    let server = Server::new(repository());
+    let cache = tempfile::tempdir().unwrap();
+    let hub = server.hub(cache.path());
+    let folder = hub.folder(&main_branch()).unwrap();
+    let text = ["tokenizer_config.json", "cctuning.json"];
+    let forget = || {
+        text.iter().for_each(|file| fs::remove_file(folder.join(file)).unwrap());
+        fs::remove_dir_all(cache.path().join("models--org--name/.no_exist")).unwrap();
+    };
+    forget();
+    let nowhere = Hub { endpoint: "http://127.0.0.1:9".into(), ..hub.clone() };
+    for hub in [nowhere, Hub { offline: true, ..hub.clone() }] {
+        assert_eq!(hub.folder(&main_branch()).unwrap(), folder, "what is here is enough where nobody can be asked");
+        assert!(text.iter().all(|file| !folder.join(file).exists()));
+    }
+    server.asked();
+    assert_eq!(hub.folder(&main_branch()).unwrap(), folder);
+    assert_model(&folder, &server.files);
+    let fetched: Vec<String> = server.asked().into_iter().map(|asked| asked.path).collect();
+    assert!(text.iter().all(|file| fetched.iter().any(|path| path.ends_with(file))), "{fetched:?}");
+    assert!(!fetched.iter().any(|path| path.contains("model-0000")), "{fetched:?}");
+    assert!(folder.join("../../.no_exist").join(COMMIT).join("chat_template.jinja").exists());
+    assert_eq!(hub.folder(&main_branch()).unwrap(), folder);
+    assert!(server.asked().is_empty());
+}
+
+#[test]
+fn the_environment_is_read_as_pythons_library_reads_it() {
+    let home = tempfile::tempdir().unwrap();
+    let at = |name: &str| home.path().join(name).display().to_string();
+    fs::write(at("token"), "stored\n").unwrap();
+    fs::write(at("other"), "named").unwrap();
+    let hub = |set: &[(&str, &str)]| {
+        let value = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
+        Hub::of(|name| value(name).or_else(|| (name == "HF_HOME").then(|| home.path().display().to_string()))).unwrap()
+    };
+    let plain = hub(&[]);
+    assert_eq!((&*plain.endpoint, plain.offline), ("https://huggingface.co", false));
+    assert_eq!((plain.token.as_deref(), plain.cache), (Some("stored"), home.path().join("hub")));
+    assert_eq!(hub(&[("HF_HUB_CACHE", "/models")]).cache, Path::new("/models"));
+    assert_eq!(hub(&[("HF_HOME", ""), ("XDG_CACHE_HOME", "/c")]).cache, Path::new("/c/huggingface/hub"));
+    assert_eq!(hub(&[("HF_ENDPOINT", "https://mirror/")]).endpoint, "https://mirror");
+    assert_eq!(hub(&[("HF_TOKEN_PATH", &at("other"))]).token.as_deref(), Some("named"));
+    assert_eq!(hub(&[("HF_TOKEN", " t "), ("HUGGING_FACE_HUB_TOKEN", "old")]).token.as_deref(), Some("t"));
+    assert_eq!(hub(&[("HUGGING_FACE_HUB_TOKEN", "old")]).token.as_deref(), Some("old"));
+    for (name, value, offline) in
+        [("HF_HUB_OFFLINE", "1", true), ("TRANSFORMERS_OFFLINE", "YES", true), ("HF_HUB_OFFLINE", "0", false)]
+    {
+        assert_eq!(hub(&[(name, value)]).offline, offline, "{name}={value}");
+    }
+}
+
+#[test]
 fn a_transfer_that_breaks_off_goes_on_from_where_it_was() {
     let server = Server::new(repository());
     let cache = tempfile::tempdir().unwrap();

@@ -5,6 +5,8 @@
 //!
 //! `hf-hub` 0.5 and not 1.0: the latter starts an interrupted file over, and needs an asynchronous runtime and a C build.
 
+mod refusal;
+
 use std::env;
 use std::fs;
 use std::io::IsTerminal;
@@ -17,12 +19,14 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use indicatif::{HumanBytes, ProgressBar};
 
-use crate::run_folder::file_sha256;
+use crate::model_folder::TRANSFORM_FILE;
+use crate::run_folder::{file_sha256, write_file_atomically};
 use crate::weight_files::{self, INDEX_FILE, SINGLE_FILE};
+use refusal::{kind, status};
 
 /// What a folder cannot do without beside its weights.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
-/// What is taken along where there is one, before the tokenizer: a folder with a tokenizer has all that is said of text.
+/// What is taken along with the tokenizer where there is one.
 const OF_TEXT: [&str; 5] = [
     "generation_config.json",
     "tokenizer_config.json",
@@ -30,8 +34,6 @@ const OF_TEXT: [&str; 5] = [
     "chat_template.jinja",
     "cctuning.json",
 ];
-/// The same, before the weights: a folder with weights is complete.
-const OF_WEIGHTS: [&str; 1] = ["transform_matrix.safetensors"];
 /// Further attempts at a file whose connection breaks; each goes on where the one before ended.
 const RETRIES: u32 = 4;
 
@@ -107,26 +109,38 @@ impl Reference {
 }
 
 impl Hub {
-    /// As the environment says: HF_ENDPOINT, HF_HUB_CACHE or HF_HOME, HF_TOKEN or the token file, HF_HUB_OFFLINE.
+    /// As the environment says, in the words of Python's `huggingface_hub`: HF_ENDPOINT, HF_HUB_CACHE or HF_HOME, HF_TOKEN
+    /// or the file that HF_TOKEN_PATH names, HF_HUB_OFFLINE; and those that it has given up.
     ///
     /// # Errors
     /// There is no place for the cache.
     pub fn from_env() -> Result<Self> {
-        let set = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
+        Self::of(|name| env::var(name).ok())
+    }
+
+    /// As these variables say.
+    ///
+    /// # Errors
+    /// As [`Self::from_env`].
+    pub fn of(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let home = set("HF_HOME").map(PathBuf::from).or_else(|| {
             let cache = set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cache")));
             Some(cache?.join("huggingface"))
         });
         let home = home.context("there is no home folder to keep models in; set HF_HOME to a folder that may grow")?;
-        let stored = || fs::read_to_string(home.join("token")).ok();
-        let token = set("HF_TOKEN").or_else(stored).map(|token| token.trim().to_owned());
+        let stored = || fs::read_to_string(set("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from)).ok();
+        let token = set("HF_TOKEN")
+            .or_else(|| set("HUGGING_FACE_HUB_TOKEN"))
+            .or_else(stored)
+            .map(|token| token.trim().to_owned());
         let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         let on = |value: String| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str());
         Ok(Self {
             endpoint: endpoint.trim_end_matches('/').into(),
             cache: set("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from),
             token: token.filter(|token| !token.is_empty()),
-            offline: set("HF_HUB_OFFLINE").is_some_and(on),
+            offline: set("HF_HUB_OFFLINE").or_else(|| set("TRANSFORMERS_OFFLINE")).is_some_and(on),
         })
     }
 
@@ -138,21 +152,44 @@ impl Hub {
         self.part(reference, Part::Weights)
     }
 
-    /// A part of it; the config is judged before anything larger is fetched.
+    /// A part of it. Of a folder that another program has filled nobody may have asked yet what else belongs to it.
     fn part(&self, reference: &Reference, part: Part) -> Result<PathBuf> {
         let Reference { id, revision } = reference;
-        let missing = match self.cached(reference) {
-            Some(folder) => match missing(&folder, part) {
-                None => return Ok(folder),
-                Some(file) => format!("{} has no {file}", folder.display()),
-            },
-            None => format!("{} does not hold it", self.cache.display()),
+        let here = self.cached(reference);
+        let missing = match &here {
+            Some(folder) => missing(folder, part).map(|file| format!("{} has no {file}", folder.display())),
+            None => Some(format!("{} does not hold it", self.cache.display())),
         };
-        ensure!(
-            !self.offline,
-            "{id}@{revision}: {missing}, and HF_HUB_OFFLINE keeps the network out; unset it once to fetch the model, or \
-             name a folder that has it"
-        );
+        let Some(folder) = here.filter(|_| missing.is_none()) else {
+            ensure!(
+                !self.offline,
+                "{id}@{revision}: {}, and HF_HUB_OFFLINE keeps the network out; unset it once to fetch the model, or name a \
+                 folder that has it",
+                missing.unwrap_or_default()
+            );
+            return self.fetch_part(reference, part);
+        };
+        let Some(unasked) = optional(part).find(|file| !folder.join(file).exists() && !absent(&folder, file).exists())
+        else {
+            return Ok(folder);
+        };
+        let commit = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let asked = if self.offline {
+            Err(anyhow!("HF_HUB_OFFLINE keeps the network out"))
+        } else {
+            self.fetch_part(&Reference { id: id.clone(), revision: commit }, part)
+        };
+        asked.or_else(|error| {
+            eprintln!(
+                "warning: {id}@{revision} is taken as it is here, without {unasked}, though the model may have one: {error:#}"
+            );
+            Ok(folder)
+        })
+    }
+
+    /// Fetches what is not here of a part; the config is judged before anything larger is fetched.
+    fn fetch_part(&self, reference: &Reference, part: Part) -> Result<PathBuf> {
+        let Reference { id, revision } = reference;
         let cache = Cache::new(self.cache.clone());
         let builder = ApiBuilder::from_cache(cache.clone());
         let api = builder.with_endpoint(self.endpoint.clone()).with_token(self.token.clone()).build()?;
@@ -181,12 +218,20 @@ impl Hub {
         let folder = cache.repo(repo(revision)).pointer_path(&info.sha);
         ModelConfig::from_json(&fs::read(folder.join(config))?)
             .with_context(|| format!("{id}@{revision}: {config}"))?;
+        for file in optional(part) {
+            if has(file) {
+                fetch(file)?;
+            } else {
+                write_file_atomically(&absent(&folder, file), b"")?;
+            }
+        }
         if part >= Part::Text {
-            OF_TEXT.into_iter().filter(|file| has(file)).chain([tokenizer]).try_for_each(fetch)?;
+            fetch(tokenizer)?;
         }
         if part >= Part::Weights {
-            let shards = Some(INDEX_FILE).filter(|_| !has(SINGLE_FILE));
-            OF_WEIGHTS.into_iter().chain(shards).filter(|file| has(file)).try_for_each(fetch)?;
+            if !has(SINGLE_FILE) {
+                fetch(INDEX_FILE)?;
+            }
             for file in weight_files::names(&folder)? {
                 ensure!(has(&file), "{id}@{revision}: {INDEX_FILE} names {file}, which the repository does not have");
                 fetch(&file)?;
@@ -251,82 +296,6 @@ impl Hub {
         }
         Ok(())
     }
-
-    /// The sentence that helps.
-    fn explain(&self, reference: &Reference, file: Option<&str>, url: &str, error: &ApiError) -> anyhow::Error {
-        let Reference { id, revision } = reference;
-        let Self { endpoint, token, .. } = self;
-        let what = file.map_or(format!("{id}@{revision}"), |file| format!("{id}@{revision}: {file}"));
-        let page = format!("{endpoint}/{id}");
-        let Some(status) = status(error) else {
-            return match error {
-                ApiError::IoError(_) | ApiError::RequestError(_) => anyhow!(
-                    "{what}: no folder of that name is here, and {endpoint} cannot be reached or broke off ({error}); try \
-                     again, what has arrived is kept; or set HF_ENDPOINT to a mirror, or name a folder that has the model"
-                ),
-                ApiError::LockAcquisition(_) => {
-                    anyhow!("{what}: another process is fetching it; wait for that one, then run again")
-                }
-                _ => anyhow!("{what}: {endpoint} answers as no Hub does ({error}); is HF_ENDPOINT right?"),
-            };
-        };
-        let code = self.reason(url);
-        match (status, &*code) {
-            (401 | 403, "GatedRepo") => {
-                let then = match token {
-                    Some(_) => "then run again; the token in use must be of that account and may read gated models",
-                    None => "and set HF_TOKEN to a token of that account",
-                };
-                anyhow!("{what}: the model is gated; accept its terms on {page}, {then}")
-            }
-            (404, "RevisionNotFound") => {
-                anyhow!("{what}: the model has no revision {revision:?}; {page}/tree/main lists what there is")
-            }
-            (404, "EntryNotFound") => anyhow!("{what}: the model has no such file; {page}/tree/{revision} lists them"),
-            // Who is not logged in is not told what exists.
-            (401 | 404, _) if token.is_none() => anyhow!(
-                "{what}: no folder of that name is here, and {endpoint} shows no such model (status {status}); check the \
-                 spelling, or, if it is private or gated, set HF_TOKEN to a token from {endpoint}/settings/tokens"
-            ),
-            (404, _) => anyhow!(
-                "{what}: no folder of that name is here, and {endpoint} has no such model, or none that the token in use \
-                 may see; check the spelling"
-            ),
-            (401 | 403, _) => anyhow!(
-                "{what}: {endpoint} refuses the token in use (status {status}); make one that may read this model on \
-                 {endpoint}/settings/tokens and set HF_TOKEN to it"
-            ),
-            (429, _) => anyhow!("{what}: {endpoint} asks for fewer requests; wait some minutes, or set HF_TOKEN"),
-            _ => anyhow!("{what}: {endpoint} answers with status {status}; try again later, what has arrived is kept"),
-        }
-    }
-
-    /// The Hub's own word for a refusal, which `hf-hub` drops.
-    fn reason(&self, url: &str) -> String {
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .timeout_global(Some(Duration::from_secs(10)))
-            .build()
-            .into();
-        let mut request = agent.get(url).header("Range", "bytes=0-0");
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
-        let answer = request.call().ok();
-        let code = answer.as_ref().and_then(|answer| answer.headers().get("X-Error-Code")?.to_str().ok());
-        code.unwrap_or_default().to_owned()
-    }
-}
-
-fn status(error: &ApiError) -> Option<u16> {
-    match error {
-        ApiError::RequestError(error) => match **error {
-            ureq::Error::StatusCode(status) => Some(status),
-            _ => None,
-        },
-        _ => None,
-    }
 }
 
 /// Whether the same request may do better in a moment.
@@ -358,28 +327,24 @@ fn resumable(api: &Api, cached: &hf_hub::CacheRepo, url: &str) -> Result<(), Api
     Ok(())
 }
 
+/// What belongs to a part where there is one.
+fn optional(part: Part) -> impl Iterator<Item = &'static str> {
+    let text = OF_TEXT.into_iter().filter(move |_| part >= Part::Text);
+    text.chain(Some(TRANSFORM_FILE).filter(|_| part >= Part::Weights))
+}
+
+/// The empty file by which the cache remembers that a commit has no such file.
+fn absent(snapshot: &Path, file: &str) -> PathBuf {
+    let root = snapshot.ancestors().nth(2).unwrap_or(snapshot);
+    root.join(".no_exist").join(snapshot.file_name().unwrap_or_default()).join(file)
+}
+
 /// The first file of a part that a folder lacks.
 fn missing(folder: &Path, part: Part) -> Option<String> {
     let weights = || weight_files::names(folder).unwrap_or_else(|_| [INDEX_FILE.into()].into());
     let weights = (part == Part::Weights).then(weights).into_iter().flatten();
     let needed = NEEDED.into_iter().take(part as usize + 1).map(String::from);
     needed.chain(weights).find(|file| !folder.join(file).exists())
-}
-
-/// What a repository without the needed files is instead.
-fn kind(offered: &[&str]) -> String {
-    let holds = |ending: &str| offered.iter().any(|file| file.ends_with(ending));
-    if holds(".gguf") {
-        "it holds GGUF files; take the repository that they were made from".into()
-    } else if holds("adapter_config.json") {
-        "it is an adapter; merge it into its base model first".into()
-    } else if holds(".bin") || holds(".pth") {
-        "it holds pickled weights, which are never loaded; a revision such as refs/pr/1 may hold safetensors".into()
-    } else if holds("tokenizer.model") {
-        "its tokenizer is a SentencePiece file; save it once as a fast tokenizer with transformers".into()
-    } else {
-        format!("it holds {} files: {}", offered.len(), offered[..offered.len().min(8)].join(", "))
-    }
 }
 
 /// Progress for a log file: one line a file.
