@@ -103,6 +103,27 @@ fn the_same_seed_writes_the_same_log_and_weights_twice_and_another_seed_does_not
         let (first, last) = (losses(&out("a"))[0], losses(&out("a"))[29]);
         assert!(last < 0.75 * first, "{method}: the loss went from {first} to {last}");
     }
+    // What the connection did stands beside every loss.
+    for entry in log(&dir.path().join("cc-a")) {
+        let number = |key: &str| entry[key].as_f64().unwrap_or_else(|| panic!("no {key} in {entry}"));
+        let selected: Vec<u64> = entry["selected"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
+        assert_eq!((selected.len(), selected.iter().sum::<u64>()), (3, 8), "{entry}");
+        assert!(number("entropy") > 0.0 && number("entropy") < 3f64.ln() + 1e-6, "{entry}");
+        assert!(number("vector_norm") > 0.0 && number("stream_norm") > 0.0, "{entry}");
+        assert!((0.0..=1.0).contains(&number("moved")) && (0.0..=1.0).contains(&number("english_share")), "{entry}");
+    }
+}
+
+#[test]
+fn a_temperature_that_falls_changes_what_is_learnt_from_the_second_step_on() {
+    let dir = workplace();
+    let runs = [("steady", "cc.tau_end=0"), ("falling", "cc.tau_end=0.05")].map(|(name, tau_end)| {
+        finished(train(dir.path(), "cc", name, &["cc.tau=1", tau_end]));
+        log(&dir.path().join(name))
+    });
+    assert_eq!(runs[0][0], runs[1][0]);
+    let norm = |run: usize| runs[run][20]["grad_norm"].as_f64().unwrap();
+    assert_ne!(norm(0), norm(1));
 }
 
 #[cfg(target_os = "linux")]
@@ -211,13 +232,15 @@ fn twenty_kills_at_random_moments_change_neither_a_loss_nor_a_weight() {
     while kills < 20 || wholes == 0 {
         let mut child =
             train(dir.path(), "cc", "killed", &more).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Past some steps, then anywhere: in a pass, in the midst of a checkpoint, in the final save.
-        let after = log(&out).len() + random.random_range(1..8);
+        // Past some steps, then anywhere: in a pass, in the midst of a checkpoint, in the final save. Or at once, while it
+        // takes up what the one before has left.
+        let (steps, pause) = if random.random_bool(0.4) { (0, 300_000) } else { (random.random_range(1..8), 30_000) };
+        let after = log(&out).len() + steps;
         let started = Instant::now();
         while kills < 20 && child.try_wait().unwrap().is_none() && log(&out).len() < after {
             assert!(started.elapsed() < Duration::from_secs(60), "the run does not go on");
         }
-        std::thread::sleep(Duration::from_micros(random.random_range(0..30_000)));
+        std::thread::sleep(Duration::from_micros(random.random_range(0..pause)));
         if kills < 20 && child.try_wait().unwrap().is_none() {
             child.kill().unwrap();
             child.wait().unwrap();

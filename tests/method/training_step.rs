@@ -7,11 +7,12 @@ use burn::tensor::{Device, Tensor, TensorData};
 use cctuning::chat::Prompt;
 use cctuning::checkpoint::DECISION_MAKER;
 use cctuning::config::Family;
-use cctuning::decision_maker::{Pool, gumbel_noise};
-use cctuning::model::{CcModel, InputEmbedding};
-use cctuning::tap::Site;
+use cctuning::decision_maker::{Pool, Selection, gumbel_noise};
+use cctuning::model::{CcModel, InputEmbedding, TokenBatch};
+use cctuning::tap::{Site, Taps};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use trainer::english::{connect, english_activations};
 use trainer::optim::AdamW;
 use trainer::precision::Precision;
 use trainer::recipe::{Cc, EnglishGrad, Optim};
@@ -267,6 +268,39 @@ fn skipping_english_rows_trains_them_without_a_connection() {
     let cc = |skip_english| step(&model, &batch, Method::Cc(&Cc { skip_english, ..Cc::default() }), ONE_BATCH, 0).loss;
     assert_eq!(cc(true), sft);
     assert_ne!(cc(false), sft);
+}
+
+#[test]
+fn what_a_step_says_of_its_connection_is_what_its_rows_say_one_by_one() {
+    let model = trainable(true);
+    let (rows, noise, cc) = (rows(), noise(7), Cc::default());
+    let batch: Vec<&Sample> = rows.iter().collect();
+    let pieces = Economy { micro_tokens: 40, ..ONE_BATCH };
+    let told = step_with_noise(&model, &batch, Method::Cc(&cc), pieces, noise.clone()).connection.unwrap();
+
+    let plain = model.valid();
+    let norm = |values: &[f32]| values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let (mut selected, mut entropy, mut vector_norm, mut stream_norm) = (vec![0; 3], 0.0, 0.0, 0.0);
+    for (at, row) in rows.iter().enumerate() {
+        let tokens = TokenBatch::new(&[&row.prompt.ids], &plain.device());
+        let selection = Selection::Gumbel { noise: noise.clone().inner().narrow(0, at, 1), tau: cc.tau };
+        let activations = english_activations(&plain, &[row], &cc);
+        let connected = connect(&plain, &[row], &tokens, &activations, &cc, &selection);
+        selected[values(&connected.weights).iter().position(|&weight| weight > 0.5).unwrap()] += 1;
+        let logits: Vec<f64> = values(&connected.logits).into_iter().map(f64::from).collect();
+        let sum: f64 = logits.iter().map(|h| h.exp()).sum();
+        entropy -= logits.iter().map(|h| h.exp() / sum * (h.exp() / sum).ln()).sum::<f64>() / 7.0;
+        vector_norm += norm(&values(&connected.injection.vector)) / 7.0;
+        let stream = plain.model.forward(plain.model.embed(tokens.ids), 0..1, None, Taps::default());
+        stream_norm += norm(&values(&stream.narrow(1, row.prompt.anchor, 1))) / 7.0;
+    }
+    assert_eq!(told.selected, selected);
+    for (told, expected) in
+        [(told.entropy, entropy), (told.vector_norm, vector_norm), (told.stream_norm.unwrap(), stream_norm)]
+    {
+        assert!((told - expected).abs() < 1e-5 * expected, "{told}, expected {expected}");
+    }
+    assert_eq!(told.english_share, 5.0 / 7.0);
 }
 
 #[test]

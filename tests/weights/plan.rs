@@ -9,6 +9,7 @@ use cctuning::checkpoint::Storage;
 use cctuning::config::{Family, ModelConfig};
 use serde_json::{Value, json};
 
+use crate::shared_data::shared;
 use crate::small_model::{config, folder};
 
 /// How far the plan may be from what is held, and the cores that it is tried on.
@@ -83,5 +84,21 @@ fn a_run_holds_what_the_plan_says_within_fifteen_percent() {
             serde_json::from_str(&trainer(dir.path(), "plan", method, &[more, &["--json"]].concat())).unwrap();
         let before = plan["peak_bytes"].as_f64().unwrap() / f64::from(1 << 20);
         assert!((before - planned).abs() < 0.006 * planned, "{method} {more:?}: {before} before, {planned} after");
+    }
+}
+
+#[test]
+fn full_fine_tuning_of_seven_and_eight_billion_is_planned_below_100_gib() {
+    for (config, billions) in [("llama3.1/Llama-3.1-8B-Instruct", 8.03), ("qwen2.5/Qwen2.5-7B-Instruct", 7.62)] {
+        let Some(config) = shared(&format!("data/models/{config}/config.json")) else { return };
+        let plan = Command::new(env!("CARGO_BIN_EXE_trainer"))
+            .args(["plan", "--gpu", "--json", "--preset", "paper-hparams", "--set", "optim.moments=bf16", "--config"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+        let gib = plan["peak_bytes"].as_f64().unwrap() / f64::from(1 << 30);
+        assert!((plan["parameters"].as_f64().unwrap() / 1e9 - billions).abs() < 0.01, "{plan}");
+        assert!(gib > 80.0 && gib < 100.0, "{gib} GiB for {}", config.display());
     }
 }

@@ -21,7 +21,7 @@ impl Preset {
             }
             Self::PaperHparams => {
                 "[data]\ncutoff = 1024\nenglish_cutoff = 1024\n\
-                 [optim]\nlr = 1e-5\nbatch_size = 16\nmicro_tokens = 4096\nepochs = 3\nmax_steps = 0\nschedule = 'cosine'\nwarmup_ratio = 0.1\n\
+                 [optim]\nlr = 1e-5\nbatch_size = 16\nmicro_tokens = 2048\nepochs = 3\nmax_steps = 0\nschedule = 'cosine'\nwarmup_ratio = 0.1\n\
                  recompute = true\nprecision = 'bf16'\n"
             }
         }

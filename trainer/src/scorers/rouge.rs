@@ -12,7 +12,7 @@ use regex::Regex;
 /// - `xlsum`: the `multilingual_rouge_scoring` of XL-Sum with its stemmers: words end at punctuation, symbols and where
 ///   letters meet digits, an ideograph is a word, and words of more than three characters are stemmed, see [`Stems::of`].
 /// - `unicode`: words between spaces without punctuation, in Unicode's composed form.
-/// - `char`: characters of the same.
+/// - `char`: characters in that form, punctuation among them and white space not.
 ///
 /// # Departures
 /// Under `xlsum` the original cuts Chinese, Japanese and Thai into words by a dictionary (jieba, MeCab with UniDic,
