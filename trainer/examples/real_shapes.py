@@ -9,7 +9,7 @@ import time
 import torch
 from transformers import AutoModelForCausalLM
 
-PROMPT, NEW_TOKENS, ROUNDS = 256, 16, 2
+PROMPT, NEW_TOKENS, ROUNDS = 256, 16, 3
 ROWS, OWN, ANSWER = 4, 96, 32
 PROMPTS, SHORTEST, LONGEST, TOKENS = 16, 24, 144, 12
 folder, part = sys.argv[1:]

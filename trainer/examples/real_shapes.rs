@@ -15,6 +15,7 @@ use burn::tensor::{Device, read_sync};
 use cctuning::chat::Prompt;
 use cctuning::generate::{Decoding, GenerateOptions, Source};
 use cctuning::sampling::Sampling;
+use cctuning::transform_matrix::TransformMatrix;
 use serde_json::{Value, json};
 use trainer::evaluate::answer;
 use trainer::model_folder::ModelFolder;
@@ -26,7 +27,7 @@ use trainer::step::{Economy, Method, step};
 
 const PROMPT: usize = 256;
 const NEW_TOKENS: usize = 16;
-const ROUNDS: usize = 2;
+const ROUNDS: usize = 3;
 /// Rows, tokens of a prompt, of its English twin and of an answer in a training step.
 const BATCH: (usize, usize, usize, usize) = (4, 96, 80, 32);
 /// Prompts of an evaluation, the shortest and the longest of them in tokens, and tokens of each answer.
@@ -49,7 +50,6 @@ fn main() -> Result<()> {
         let mut ours = Command::new(std::env::current_exe()?);
         let ours = json_of(ours.arg(&folder).args(["--part", part]))?;
         let theirs = match value_of("--torch") {
-            // The connection is ours alone.
             Some(python) if !part.starts_with("cc") => {
                 let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/real_shapes.py");
                 Some(json_of(Command::new(python).arg(script).arg(&folder).arg(part))?)
@@ -58,8 +58,9 @@ fn main() -> Result<()> {
         };
         for (what, value) in ours.as_object().context("a part prints one JSON object")? {
             let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-            let beside = theirs.as_ref().map_or(String::new(), |theirs| {
-                format!("{:>12.2}   theirs / ours {:.2}", number(&theirs[what]), number(&theirs[what]) / number(value))
+            // The connection is ours alone.
+            let beside = theirs.as_ref().and_then(|theirs| theirs.get(what)).map_or(String::new(), |theirs| {
+                format!("{:>12.2}   theirs / ours {:.2}", number(theirs), number(theirs) / number(value))
             });
             println!("{part:<10} {what:<24}{:>12.2} {beside}", number(value));
         }
@@ -91,18 +92,28 @@ fn measure(folder: &Path, part: &str) -> Result<Value> {
 
 fn generate(folder: &ModelFolder) -> Result<Value> {
     let prompt = prompt(PROMPT, 1);
-    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    // Any matrix costs the same.
+    let identity = TransformMatrix::identity(folder.config.d_model, &Device::flex());
+    let transform = identity.fold(folder.model.model.decision_maker());
+    // Seconds to the first token, and of those after it.
+    let times = |source| -> Result<(f64, f64)> {
         let started = Instant::now();
-        let options = greedy(folder, NEW_TOKENS);
-        let mut decoding = Decoding::start(&folder.model, &folder.config, None, &[&prompt], &[], options)?;
+        let options = GenerateOptions { source, ..greedy(folder, NEW_TOKENS) };
+        let mut decoding = Decoding::start(&folder.model, &folder.config, Some(&transform), &[&prompt], &[], options)?;
         read_sync(decoding.next_tokens())?;
-        prefill.push(PROMPT as f64 / started.elapsed().as_secs_f64());
-        let started = Instant::now();
+        let first = started.elapsed().as_secs_f64();
         while read_sync(decoding.next_tokens())?.is_some() {}
-        decode.push((NEW_TOKENS - 1) as f64 / started.elapsed().as_secs_f64());
+        Ok((first, started.elapsed().as_secs_f64() - first))
+    };
+    let (mut prefill, mut decode, mut overhead) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let ((first, rest), connected) = (times(Source::None)?, times(Source::Transform)?);
+        prefill.push(PROMPT as f64 / first);
+        decode.push((NEW_TOKENS - 1) as f64 / rest);
+        overhead.push((connected.0 + connected.1) / (first + rest));
     }
-    Ok(json!({ "prefill tokens/s": median(prefill), "decode tokens/s": median(decode) }))
+    Ok(json!({ "prefill tokens/s": median(prefill), "decode tokens/s": median(decode),
+               "with W_T / without": median(overhead) }))
 }
 
 fn greedy(folder: &ModelFolder, max_new_tokens: usize) -> GenerateOptions {

@@ -23,7 +23,7 @@ use crate::step::MethodName;
 use crate::{hub, inputs, memory};
 
 /// Program and rows.
-const PROGRAM: f64 = 40e6;
+const PROGRAM: f64 = 55e6;
 /// What the allocator keeps for each thread of passes that run side by side.
 const THREAD: f64 = 15e6;
 /// What a tokenizer holds of each word of its vocabulary.
@@ -202,8 +202,10 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, lar
     // What is kept for the way back, and that with what the way back itself holds.
     let (open, kept) = if optim.recompute { (inputs, inputs + 2.0 * of_layer + rounded_block) } else { (graph, graph) };
     let rows = (CHUNK as f64 / vocab).max(1.0).min(answers);
-    let head = LOGITS * rows * vocab + table;
     let rounded = if optim.precision == Precision::Bf16 { table / 2.0 } else { 0.0 };
+    let momentary = LOGITS * rows * vocab + rounded;
+    // Of passes side by side, one is where it holds most and the others are, in the mean, halfway there.
+    let at_once = 1.0 + (side_by_side - 1) as f64 / 2.0;
     // The head goes back first, in the room of gradients that are not there yet, unless it adds to those of micro-batches
     // before.
     let not_yet = match (optim.recompute, largest.several) {
@@ -226,7 +228,7 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, lar
         ),
         part(
             "logits and the head",
-            (F32 * (head + rounded + open) * side_by_side as f64 - not_yet).max(0.0),
+            (F32 * ((table + open) * side_by_side as f64 + momentary * at_once) - not_yet).max(0.0),
             format!("{rows:.0} answer tokens at once, beyond the room of gradients still to come"),
         ),
         part(
