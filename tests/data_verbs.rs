@@ -207,19 +207,33 @@ fn a_check_foretells_what_tokenising_cuts_and_leaves_out() {
     let rows: Vec<Row> = rows.collect();
     write(dir.path(), "rows.jsonl", &rows);
     let tokenizer = tokenizer();
-    let template = ChatTemplate::PLAIN;
-    let renderer =
-        Renderer { tokenizer: &tokenizer, template, anchor: AnchorRule::LastPrompt, cutoff: 39, english_cutoff: 30 };
-    let (samples, rendered) = renderer.samples(&rows).unwrap();
-    assert!(rendered.truncated > 5 && rendered.truncated_english > 5 && rendered.left_out.len() > 5, "{rendered:?}");
-    let cutoffs = ["--set", "data.cutoff=39", "--set", "data.english_cutoff=30"];
-    let arguments = [&["data", "check", "rows.jsonl", "--json", "--model", "model"][..], &cutoffs].concat();
-    let checked = trainer(dir.path(), &arguments);
-    let tokens = &serde_json::from_slice::<Value>(&checked.stdout).unwrap()["tokens"];
-    assert_eq!(tokens["truncated"], rendered.truncated);
-    assert_eq!(tokens["truncated_english"], rendered.truncated_english);
-    assert_eq!(tokens["left_out"], rendered.left_out.len());
-    assert!(samples.len() + rendered.left_out.len() == rows.len());
+    let anchor = AnchorRule::LastPrompt;
+    let of_template = |template: &ChatTemplate| template.render(&tokenizer, "x", anchor).unwrap().ids.len();
+    // The second begins with a head that is counted once for all rows.
+    for (name, template) in [("plain", ChatTemplate::PLAIN), ("qwen2", ChatTemplate::QWEN2)] {
+        let more = of_template(&template) - of_template(&ChatTemplate::PLAIN);
+        let (cutoff, english_cutoff) = (39 + more, 30 + more);
+        let renderer = Renderer { tokenizer: &tokenizer, template, anchor, cutoff, english_cutoff };
+        let (samples, rendered) = renderer.samples(&rows).unwrap();
+        assert!(
+            rendered.truncated > 5 && rendered.truncated_english > 5 && rendered.left_out.len() > 5,
+            "{rendered:?}"
+        );
+        let set = [
+            format!("model.template={name}"),
+            format!("data.cutoff={cutoff}"),
+            format!("data.english_cutoff={english_cutoff}"),
+        ];
+        let set = set.iter().flat_map(|assignment| ["--set", assignment]);
+        let arguments: Vec<&str> =
+            ["data", "check", "rows.jsonl", "--json", "--model", "model"].into_iter().chain(set).collect();
+        let checked = trainer(dir.path(), &arguments);
+        let tokens = &serde_json::from_slice::<Value>(&checked.stdout).unwrap()["tokens"];
+        assert_eq!(tokens["truncated"], rendered.truncated, "{name}");
+        assert_eq!(tokens["truncated_english"], rendered.truncated_english, "{name}");
+        assert_eq!(tokens["left_out"], rendered.left_out.len(), "{name}");
+        assert!(samples.len() + rendered.left_out.len() == rows.len());
+    }
 }
 
 #[test]

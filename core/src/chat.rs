@@ -185,7 +185,7 @@ impl ChatTemplate {
             "{{%- set system = messages[0]['role'] == 'system' -%}}\n\
              {{%- for message in (messages[1:] if system else messages) -%}}\n\
              {{%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}}\n\
-             {{{{- raise_exception('expected turns of user and assistant by turns, found ' + message['role']) -}}}}\n\
+             {{{{- raise_exception('expected user and assistant in turn, found ' + message['role']) -}}}}\n\
              {{%- endif -%}}\n\
              {{%- if message['role'] == 'assistant' -%}}\n\
              {{{{- {tag} + message['content'] + ({end} if loop.last else {next}) -}}}}\n\
