@@ -144,7 +144,8 @@ impl Hub {
         })
     }
 
-    /// The folder of a model. What is here in full is taken as it is, without asking the network.
+    /// The folder of a model. What is here in full is taken as it is, without asking the network, once it is known what
+    /// belongs to it.
     ///
     /// # Errors
     /// It is not here, and cannot be fetched.
@@ -212,10 +213,15 @@ impl Hub {
 
         // All files are of one commit, whatever happens to the branch meanwhile.
         let at_commit = api.repo(repo(&info.sha));
-        let fetch = |file: &str| self.fetch(reference, &api, &at_commit, &cache.repo(repo(&info.sha)), file);
+        let cached = cache.repo(repo(&info.sha));
+        let folder = cached.pointer_path(&info.sha);
+        // Asked of the folder: the library looks for a ref of the commit's own, which Python's does not write.
+        let fetch = |file: &str| match folder.join(file).exists() {
+            true => Ok(()),
+            false => self.fetch(reference, &api, &at_commit, &cached, file),
+        };
         let [config, tokenizer] = NEEDED;
         fetch(config)?;
-        let folder = cache.repo(repo(revision)).pointer_path(&info.sha);
         ModelConfig::from_json(&fs::read(folder.join(config))?)
             .with_context(|| format!("{id}@{revision}: {config}"))?;
         for file in optional(part) {
@@ -259,9 +265,6 @@ impl Hub {
         cached: &hf_hub::CacheRepo,
         file: &str,
     ) -> Result<()> {
-        if cached.get(file).is_some() {
-            return Ok(());
-        }
         let url = repo.url(file);
         let mut attempt = 0;
         let path = loop {
