@@ -37,13 +37,20 @@ pub struct ByteBpe {
 
 struct Memory {
     search: Cache,
-    /// Where in `tokens` a word's are, by the word itself where it is short: nearly every word is found without another
-    /// look into memory.
-    short: AHashMap<u128, Range<u32>>,
-    long: AHashMap<Box<str>, Range<u32>>,
+    /// A word's tokens, by the word itself where it is short: nearly every word is found without another look into
+    /// memory.
+    short: AHashMap<u128, Known>,
+    long: AHashMap<Box<str>, Known>,
     tokens: Vec<Token>,
     /// A word as the vocabulary spells it.
     spelled: String,
+}
+
+/// The one token of a word, or where in `tokens` they are.
+#[derive(Clone, Copy)]
+enum Known {
+    One(u32),
+    Many { start: u32, end: u32 },
 }
 
 #[derive(Clone, Copy)]
@@ -115,37 +122,47 @@ impl ByteBpe {
             let packed = packed(word);
             let known = packed.map_or_else(|| long.get(word), |word| short.get(&word));
             let known = match known {
-                Some(known) => known.clone(),
+                Some(&known) => known,
                 None => {
                     if short.len() + long.len() == WORDS {
                         short.clear();
                         long.clear();
                         tokens.clear();
                     }
-                    let start = tokens.len() as u32;
+                    let start = tokens.len();
                     tokens.extend(merged(model, word, spelled).ok()?);
-                    let known = start..tokens.len() as u32;
+                    let known = match tokens[start..] {
+                        [Token { id, bytes }] if bytes as usize == word.len() => {
+                            tokens.truncate(start);
+                            Known::One(id)
+                        }
+                        _ => Known::Many { start: start as u32, end: tokens.len() as u32 },
+                    };
                     match packed {
-                        Some(packed) => drop(short.insert(packed, known.clone())),
-                        None if word.len() <= LONGEST => drop(long.insert(word.into(), known.clone())),
+                        Some(packed) => drop(short.insert(packed, known)),
+                        None if word.len() <= LONGEST => drop(long.insert(word.into(), known)),
                         None => {}
                     }
                     known
                 }
             };
-            let known = known.start as usize..known.end as usize;
-            let mut from = at;
-            for &Token { id, bytes } in &tokens[known.clone()] {
-                // A part of a character stands for all of it.
-                let end = from + bytes as usize;
-                token(id, text.floor_char_boundary(from)..text.ceil_char_boundary(end));
-                from = end;
-            }
-            if word.len() > LONGEST {
-                tokens.truncate(known.start);
-            }
-            if from != end {
-                return None;
+            match known {
+                Known::One(id) => token(id, at..end),
+                Known::Many { start, end: last } => {
+                    let mut from = at;
+                    for &Token { id, bytes } in &tokens[start as usize..last as usize] {
+                        // A part of a character stands for all of it.
+                        let to = from + bytes as usize;
+                        token(id, text.floor_char_boundary(from)..text.ceil_char_boundary(to));
+                        from = to;
+                    }
+                    if word.len() > LONGEST {
+                        tokens.truncate(start as usize);
+                    }
+                    if from != end {
+                        return None;
+                    }
+                }
             }
             at = end;
         }

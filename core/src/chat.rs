@@ -204,14 +204,16 @@ impl ChatTemplate {
 
     /// The control tokens in a fixed text, each with its place; of two at one place the longer.
     fn split<'t>(&'t self, text: &'t str) -> impl Iterator<Item = (usize, &'t str)> {
+        let longest_at = move |at: usize| {
+            let here = self.control.iter().chain([&self.stop]).filter(|token| !token.is_empty());
+            let here = here.filter(|token| text.as_bytes()[at..].starts_with(token.as_bytes()));
+            here.max_by_key(|token| token.len())
+        };
         let mut from = 0;
         core::iter::from_fn(move || {
-            let found = |token: &'t Cow<'static, str>| Some((from + text[from..].find(&**token)?, &**token));
-            let all = self.control.iter().chain([&self.stop]);
-            let here = all.filter(|token| !token.is_empty()).filter_map(found);
-            let (at, token) = here.min_by_key(|(at, token)| (*at, usize::MAX - token.len()))?;
+            let (at, token) = (from..text.len()).find_map(|at| Some((at, longest_at(at)?)))?;
             from = at + token.len();
-            Some((at, token))
+            Some((at, &**token))
         })
     }
 

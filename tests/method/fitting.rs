@@ -254,6 +254,16 @@ fn every_switch_of_the_fit_does_what_it_says() {
     assert!(affine.train.fitted.mse < plain.train.fitted.mse, "an intercept can only help on the fitted pairs");
     let per_layer = fit(Transform { per_layer: true, ..default() });
     assert_eq!((per_layer.transform.matrices(), per_layer.rows), (3, per_layer.pairs));
+    assert_eq!(per_layer.systems.iter().map(|system| system.rank).min(), Some(per_layer.rank));
+    assert_eq!(per_layer.systems.iter().map(|system| system.condition).fold(0.0, f64::max), per_layer.condition);
+    for ((judged, system), line) in
+        per_layer.heldout_layers.iter().zip(&per_layer.systems).zip(per_layer.table().lines().skip(1))
+    {
+        for baseline in [judged.layer_mean, judged.identity, judged.zero] {
+            assert!(line.contains(&format!("{:.3e}", baseline.mse)), "{line}");
+        }
+        assert!(line.contains(&format!("{:.1e}", system.condition)), "{line}");
+    }
     assert!(per_layer.train.fitted.mse < plain.train.fitted.mse, "three matrices can only help on the fitted pairs");
 }
 
@@ -269,7 +279,14 @@ fn the_curve_ends_where_the_fit_does_and_its_pictures_are_written() {
     assert!((last.heldout - fitted.heldout.fitted.mse).abs() < 1e-12 * last.heldout.max(1.0));
     let out = tempfile::tempdir().unwrap();
     fitted.write(out.path()).unwrap();
-    for name in ["transform.json", "transform.txt", "transform.svg", "transform-curve.csv", "transform-curve.svg"] {
+    for name in [
+        "transform.json",
+        "transform.txt",
+        "transform.svg",
+        "transform-mse.svg",
+        "transform-curve.csv",
+        "transform-curve.svg",
+    ] {
         assert!(std::fs::read_to_string(out.path().join(name)).unwrap().len() > 100, "{name}");
     }
     let loaded = load_transform(out.path(), &config(Family::Llama, true), &model.device()).unwrap();

@@ -22,7 +22,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use crate::batches::micro_batches;
-use crate::fit_report::{Fitted, Point};
+use crate::fit_report::{Fitted, Point, System};
 use crate::interrupt::Interrupt;
 use crate::memory;
 use crate::parallel::{cores, in_order};
@@ -127,6 +127,10 @@ pub fn fit(
         per_layer: recipe.per_layer,
         rank: fits.iter().map(|fit| fit.rank).min().unwrap_or(0),
         condition: fits.iter().map(|fit| fit.condition).fold(0.0, f64::max),
+        systems: match &fits[..] {
+            [_] => Vec::new(),
+            fits => fits.iter().map(|&Fit { rank, condition, .. }| System { rank, condition }).collect(),
+        },
         train,
         heldout,
         train_layers,
@@ -240,7 +244,7 @@ impl Reading<'_> {
             (side(|sample| &sample.prompt), side(|sample| &sample.english))
         };
         let (mut group, mut outcome) = (groups.iter(), Ok(true));
-        in_order(cores(self.model), &groups, read, |(own, english)| {
+        in_order(cores(&self.model.device()), &groups, read, |(own, english)| {
             outcome = take(group.next().expect("one for each result"), &own, &english);
             matches!(outcome, Ok(true))
         });

@@ -30,6 +30,9 @@ pub struct Fitted {
     pub rank: usize,
     /// The largest, where there are several systems; absent where one is singular.
     pub condition: f64,
+    /// Rank and condition of each layer's system, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub systems: Vec<System>,
     pub train: Judgement,
     pub heldout: Judgement,
     pub train_layers: Vec<Judgement>,
@@ -37,6 +40,13 @@ pub struct Fitted {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<Point>,
     pub warnings: Vec<String>,
+}
+
+/// What is known of one layer's system.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct System {
+    pub rank: usize,
+    pub condition: f64,
 }
 
 /// The error after so many pairs (Figure 5).
@@ -49,6 +59,24 @@ pub struct Point {
     /// MSE on held-out pairs.
     pub heldout: f64,
 }
+
+/// What a picture shows of a judgement.
+struct Measure {
+    name: &'static str,
+    remark: &'static str,
+    of: fn(FitReport) -> f64,
+    logarithmic: bool,
+    range: Option<(f64, f64)>,
+}
+
+const R2: Measure = Measure {
+    name: "R2",
+    remark: "; below -1 is cut off",
+    of: |report| report.r2,
+    logarithmic: false,
+    range: Some((-1.0, 1.0)),
+};
+const MSE: Measure = Measure { name: "MSE", remark: "", of: |report| report.mse, logarithmic: true, range: None };
 
 impl Fitted {
     /// A few lines for a person.
@@ -87,25 +115,22 @@ impl Fitted {
 
     /// Layer by layer.
     pub fn table(&self) -> String {
-        let mut text = format!(
-            "{:<7}{:>12}{:>9}{:>14}{:>9}{:>12}{:>10}{:>8}\n",
-            "layer", "train MSE", "R2", "held-out MSE", "R2", "layer mean", "identity", "zero"
-        );
-        for (layer, (train, heldout)) in self.train_layers.iter().zip(&self.heldout_layers).enumerate() {
-            let _ = writeln!(
-                text,
-                "{:<7}{:>12.3e}{:>9.3}{:>14.3e}{:>9.3}{:>12.3}{:>10.3}{:>8.3}",
-                layer + 1,
-                train.fitted.mse,
-                train.fitted.r2,
-                heldout.fitted.mse,
-                heldout.fitted.r2,
-                heldout.layer_mean.r2,
-                heldout.identity.r2,
-                heldout.zero.r2
-            );
+        let mut text = format!("{:<5}", "layer");
+        for judged in ["its own pairs", "held-out", "layer mean", "identity", "zero"] {
+            let _ = write!(text, "{judged:>14} MSE{:>7}", "R2");
         }
-        text + "The last three columns are R2 of the baselines on the held-out pairs.\n"
+        text += if self.systems.is_empty() { "\n" } else { "  rank  condition\n" };
+        for (layer, (train, heldout)) in self.train_layers.iter().zip(&self.heldout_layers).enumerate() {
+            let _ = write!(text, "{:<5}", layer + 1);
+            for judged in [train.fitted, heldout.fitted, heldout.layer_mean, heldout.identity, heldout.zero] {
+                let _ = write!(text, "{:>18.3e}{:>7.3}", judged.mse, judged.r2);
+            }
+            if let Some(System { rank, condition }) = self.systems.get(layer) {
+                let _ = write!(text, "{rank:>6}{condition:>11.1e}");
+            }
+            text.push('\n');
+        }
+        text + "Layer mean, identity and zero are baselines, judged on the held-out pairs.\n"
     }
 
     /// Writes the matrix, its report and its pictures.
@@ -113,7 +138,8 @@ impl Fitted {
         let write = |name: &str, bytes: &[u8]| write_file_atomically(&folder.join(name), bytes);
         write("transform.json", format!("{}\n", serde_json::to_string_pretty(self)?).as_bytes())?;
         write("transform.txt", format!("{}\n{}", self.summary(), self.table()).as_bytes())?;
-        write("transform.svg", self.by_layer().svg().as_bytes())?;
+        write("transform.svg", self.by_layer(R2).svg().as_bytes())?;
+        write("transform-mse.svg", self.by_layer(MSE).svg().as_bytes())?;
         if !self.curve.is_empty() {
             let mut csv = "pairs,rows,train_mse,heldout_mse\n".to_string();
             for Point { pairs, rows, train, heldout } in &self.curve {
@@ -126,18 +152,18 @@ impl Fitted {
         save_transform(folder, &self.transform)
     }
 
-    fn by_layer(&self) -> Chart {
+    fn by_layer(&self, measure: Measure) -> Chart {
         let line = |name: &str, judged: &[Judgement], of: fn(&Judgement) -> FitReport| Line {
             name: name.into(),
-            points: judged.iter().enumerate().map(|(layer, j)| ((layer + 1) as f64, of(j).r2)).collect(),
+            points: (1..).zip(judged).map(|(layer, j)| (f64::from(layer), (measure.of)(of(j)))).collect(),
         };
         Chart {
             title: "Transform Matrix, layer by layer".into(),
-            subtitle: format!("R2 on {} held-out pairs; below -1 is cut off", self.heldout_pairs),
+            subtitle: format!("{} on {} held-out pairs{}", measure.name, self.heldout_pairs, measure.remark),
             x: "layer".into(),
-            y: "R2".into(),
-            logarithmic: (false, false),
-            y_range: Some((-1.0, 1.0)),
+            y: measure.name.into(),
+            logarithmic: (false, measure.logarithmic),
+            y_range: measure.range,
             mark: None,
             lines: vec![
                 line("held out", &self.heldout_layers, |j| j.fitted),

@@ -25,8 +25,15 @@ use crate::{hub, jinja};
 
 pub const TRANSFORM_FILE: &str = "transform_matrix.safetensors";
 /// All that a fit leaves in a folder.
-const TRANSFORM_FILES: [&str; 6] =
-    [TRANSFORM_FILE, "transform.json", "transform.txt", "transform.svg", "transform-curve.csv", "transform-curve.svg"];
+const TRANSFORM_FILES: [&str; 7] = [
+    TRANSFORM_FILE,
+    "transform.json",
+    "transform.txt",
+    "transform.svg",
+    "transform-mse.svg",
+    "transform-curve.csv",
+    "transform-curve.svg",
+];
 const SETTINGS_FILE: &str = "cctuning.json";
 const GENERATION_CONFIG_FILE: &str = "generation_config.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";

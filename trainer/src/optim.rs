@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 use std::io::{self, Write};
+use std::ops::Range;
 
 use anyhow::Result;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -15,12 +16,18 @@ use cctuning::checkpoint::{Checkpoint, DECISION_MAKER, Path, Storage};
 use cctuning::model::CcModel;
 use cctuning::saving::{self, Outgoing};
 
+use crate::device::is_cpu;
 use crate::mapped::Mapped;
+use crate::parallel::{cores, in_parallel};
 use crate::precision::Precision;
 use crate::recipe::Optim;
 
-/// Elements of a tensor that are updated at once: what lies in memory between old and new is this large.
+/// Elements of a tensor that a card updates at once: what lies in its memory between old and new is this large.
 pub const PIECE: usize = 1 << 24;
+/// The same for one core of a CPU: what lies between old and new stays in its cache.
+const PART: usize = 1 << 16;
+/// Such parts that are updated before they are put in place.
+const PARTS: usize = 16;
 /// Elements whose squares the device adds at once. From 4 Mi on, burn-flex adds on all cores in an order that differs from run
 /// to run, and a norm in its last bits, then the clipped gradient, and then the weights would.
 const NORM_PIECE: usize = 1 << 21;
@@ -54,10 +61,9 @@ impl Gradients {
     /// The global L2 norm.
     pub fn norm(&self) -> f64 {
         let pieces = self.0.values().flat_map(|gradient| gradient.clone().split(NORM_PIECE, 0));
-        let squares: Vec<Tensor<1>> = pieces.map(|piece| piece.square().sum()).collect();
-        if squares.is_empty() {
-            return 0.0;
-        }
+        let pieces: Vec<Tensor<1>> = pieces.collect();
+        let Some(first) = pieces.first() else { return 0.0 };
+        let squares = in_parallel(cores(&first.device()), &pieces, |piece| piece.clone().square().sum());
         Tensor::cat(squares, 0).into_data().iter::<f32>().map(f64::from).sum::<f64>().sqrt()
     }
 
@@ -165,27 +171,40 @@ impl AdamW {
             (zero.clone(), zero)
         });
         let (correction1, correction2) = (1.0 - self.beta1.powi(self.steps), 1.0 - self.beta2.powi(self.steps));
-        let n = weight.dims()[0];
-        let mut moved = Vec::new();
-        for start in (0..n).step_by(PIECE) {
-            let piece = start..n.min(start + PIECE);
-            let at = |tensor: &Tensor<1>| tensor.clone().slice([piece.clone()]).cast(FloatDType::F32);
-            let (old, gradient) = (at(&weight), at(&gradient) * scale);
-            let fresh_m = at(&m) * self.beta1 + gradient.clone() * (1.0 - self.beta1);
-            let fresh_v = at(&v) * self.beta2 + gradient.square() * (1.0 - self.beta2);
-            let denominator = (fresh_v.clone() / correction2).sqrt() + self.eps;
+        let updated = |[weight, gradient, m, v]: [&Tensor<1>; 4], part: &Range<usize>| {
+            let at = |tensor: &Tensor<1>| tensor.clone().slice([part.clone()]).cast(FloatDType::F32);
+            let (old, gradient) = (at(weight), at(gradient) * scale);
+            let m = at(m) * self.beta1 + gradient.clone() * (1.0 - self.beta1);
+            let v = at(v) * self.beta2 + gradient.square() * (1.0 - self.beta2);
+            let denominator = (v.clone() / correction2).sqrt() + self.eps;
             let kept = if decay > 0.0 { old.clone() * (1.0 - lr * decay) } else { old.clone() };
-            let fresh = kept - fresh_m.clone() / denominator * (lr / correction1);
+            let fresh = kept - m.clone() / denominator * (lr / correction1);
             let seen = |weight: &Tensor<1>| self.precision.round(weight.clone());
-            moved.push(seen(&fresh).not_equal(seen(&old)).float().sum());
-            let whole = piece.len() == n;
-            let put = |into: Tensor<1>, fresh| if whole { fresh } else { into.slice_assign([piece.clone()], fresh) };
-            weight = put(weight, fresh);
-            m = put(m, self.moments_in.round(fresh_m));
-            v = put(v, self.rounded(fresh_v));
+            let moved = seen(&fresh).not_equal(seen(&old)).float().sum();
+            [fresh, self.moments_in.round(m), self.rounded(v), moved]
+        };
+        let device = weight.device();
+        let (part, at_once) = if is_cpu(&device) { (PART, PARTS) } else { (PIECE, 1) };
+        // Chance is drawn in order.
+        let threads = if self.moments_in == Precision::F32 { cores(&device) } else { 1 };
+        let n = weight.dims()[0];
+        let parts: Vec<_> = (0..n).step_by(part).map(|start| start..n.min(start + part)).collect();
+        let mut all_moved = Vec::new();
+        for parts in parts.chunks(at_once) {
+            let fresh = in_parallel(threads, parts, |part| updated([&weight, &gradient, &m, &v], part));
+            for (part, [fresh, fresh_m, fresh_v, moved]) in parts.iter().zip(fresh) {
+                let put = |into: Tensor<1>, fresh| match part.len() == n {
+                    true => fresh,
+                    false => into.slice_assign([part.clone()], fresh),
+                };
+                weight = put(weight, fresh);
+                m = put(m, fresh_m);
+                v = put(v, fresh_v);
+                all_moved.push(moved);
+            }
         }
         self.moments.insert(name.into(), (m, v));
-        (weight, moved)
+        (weight, all_moved)
     }
 
     /// The second moment as it is kept. It moves by a thousandth of itself in a step, less than bf16 can tell apart, so

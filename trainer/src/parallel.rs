@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, mpsc};
 
+use burn::tensor::Device;
 use cctuning::model::CcModel;
 
 use crate::device::is_cpu;
@@ -12,15 +13,15 @@ use crate::device::is_cpu;
 /// caches that are not to be held several times.
 const NARROW: usize = 512;
 
-/// Passes through a model that are computed at once: on the CPU one per core, because most of Burn's operations use one core
+/// Passes through a model, or parts of an update, that are computed at once: on the CPU one per core, because most of Burn's operations use one core
 /// there.
-pub fn cores(model: &CcModel) -> usize {
-    if is_cpu(&model.device()) { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 }
+pub fn cores(device: &Device) -> usize {
+    if is_cpu(device) { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 }
 }
 
 /// Batches that are answered at once, each with a cache of its own.
 pub fn batches_at_once(model: &CcModel) -> usize {
-    if model.model.embedding().dims()[1] > NARROW { 1 } else { cores(model) }
+    if model.model.embedding().dims()[1] > NARROW { 1 } else { cores(&model.device()) }
 }
 
 /// Maps over `threads` threads, in order.

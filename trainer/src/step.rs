@@ -111,7 +111,7 @@ impl Economy {
 
     /// Micro-batches computed at once. Whoever recomputes has a model whose gradients are not to be held twice.
     pub(crate) fn threads(&self, model: &CcModel) -> usize {
-        if self.recompute { 1 } else { cores(model) }
+        if self.recompute { 1 } else { cores(&model.device()) }
     }
 }
 

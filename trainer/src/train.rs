@@ -239,7 +239,7 @@ impl ModuleVisitor for Hash<'_> {
 /// The most memory that was held, beside the plan for these rows.
 fn held(folder: &ModelFolder, recipe: &Recipe, method: Method, samples: &[Sample]) -> String {
     let (cc, largest) = (matches!(method, Method::Cc(_)), Largest::of(samples, recipe));
-    let planned = plan::plan(&folder.config, recipe, cc, cores(&folder.model), largest).peak_bytes;
+    let planned = plan::plan(&folder.config, recipe, cc, cores(&folder.model.device()), largest).peak_bytes;
     // What a GPU holds, the process does not.
     match memory::peak().filter(|_| is_cpu(&folder.model.device())) {
         Some(peak) => format!("held {} of memory at most, planned {}", plan::size(peak as f64), plan::size(planned)),

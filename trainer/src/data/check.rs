@@ -16,7 +16,7 @@ use super::{Fault, Reading, Record, Records, Row, RowParser};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 
-/// Records judged side by side.
+/// The most records judged side by side.
 const BATCH: usize = 4096;
 /// Bytes of records judged side by side: a batch of long ones is shorter.
 const BATCH_BYTES: usize = 64 << 20;
@@ -58,6 +58,33 @@ pub struct Checks<'a> {
     pub show: usize,
 }
 
+/// Records judged side by side, and the fault that ended them.
+#[derive(Default)]
+struct Batch {
+    records: Vec<Record>,
+    broken: Option<Fault>,
+}
+
+impl Batch {
+    fn next(source: &mut Records) -> Self {
+        let (mut batch, mut bytes) = (Self::default(), 0);
+        while batch.records.len() < BATCH && bytes < BATCH_BYTES {
+            match source.next() {
+                None => break,
+                Some(Ok(record)) => {
+                    bytes += record.text.len();
+                    batch.records.push(record);
+                }
+                Some(Err(fault)) => {
+                    batch.broken = Some(fault);
+                    break;
+                }
+            }
+        }
+        batch
+    }
+}
+
 /// What one row adds to the report.
 struct Judged {
     lang: String,
@@ -83,31 +110,23 @@ impl Checks<'_> {
             let mut parser: Option<RowParser> = None;
             let (mut rows, faults) = (0, report.faults);
             let mut progress = Progress::new(&format!("{}:", file.display()), 0, 0);
+            let mut batch = Batch::next(&mut records);
             loop {
-                let (mut batch, mut bytes, mut broken) = (Vec::new(), 0, None);
-                while batch.len() < BATCH && bytes < BATCH_BYTES {
-                    match records.next() {
-                        None => break,
-                        Some(Ok(record)) => {
-                            bytes += record.text.len();
-                            batch.push(record);
-                        }
-                        Some(Err(fault)) => {
-                            broken = Some(fault);
-                            break;
-                        }
-                    }
-                }
-                let Some(first) = batch.first() else {
-                    broken.into_iter().for_each(|fault| self.note(&mut report, file, fault));
+                let Some(first) = batch.records.first() else {
+                    batch.broken.into_iter().for_each(|fault| self.note(&mut report, file, fault));
                     break;
                 };
                 let parser = &*parser.get_or_insert_with(|| RowParser::new(&self.reading, first));
-                let judged: Vec<_> = batch
-                    .par_iter()
-                    .map_init(Vec::new, |words, record| self.judge(parser, record, words))
-                    .collect::<Result<_>>()?;
-                let sound = judged.into_iter().flat_map(|judged| {
+                let mut judged: Result<Vec<_>> = Ok(Vec::new());
+                // The next batch is read while this one is judged.
+                let next = rayon::in_place_scope(|scope| {
+                    scope.spawn(|_| {
+                        let judge = |words: &mut Vec<Unit>, record| self.judge(parser, record, words);
+                        judged = batch.records.par_iter().map_init(Vec::new, judge).collect();
+                    });
+                    Batch::next(&mut records)
+                });
+                let sound = judged?.into_iter().flat_map(|judged| {
                     judged.unwrap_or_else(|faults| {
                         faults.into_iter().for_each(|fault| self.note(&mut report, file, fault));
                         Vec::new()
@@ -125,7 +144,8 @@ impl Checks<'_> {
                         totals.add(&counted, counter);
                     }
                 }
-                broken.into_iter().for_each(|fault| self.note(&mut report, file, fault));
+                batch.broken.into_iter().for_each(|fault| self.note(&mut report, file, fault));
+                batch = next;
                 progress.seen(report.rows + rows, "rows");
                 if interrupt.requested() {
                     report.interrupted = true;
