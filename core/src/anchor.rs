@@ -1,6 +1,7 @@
 //! The anchor: the one position of each row that the method reads and writes.
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use core::ops::Range;
 
 /// One position per row of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +11,11 @@ impl Anchor {
     /// Positions, one per row.
     pub fn new(positions: Vec<usize>) -> Self {
         Self(positions)
+    }
+
+    /// Those of some rows.
+    pub fn of_rows(&self, rows: Range<usize>) -> Self {
+        Self(self.0[rows].to_vec())
     }
 
     /// Reads the stream at the anchors.

@@ -2,6 +2,7 @@
 
 use crate::anchor::Anchor;
 use burn::tensor::Tensor;
+use core::ops::Range;
 use serde::{Deserialize, Serialize};
 
 /// Which output of a block is read (CC-Tuning reads the feed-forward network; the others are the paper's Figure 4).
@@ -121,6 +122,12 @@ impl Injection {
     /// The same for a pass that keeps no graph.
     pub fn without_graph(&self) -> Self {
         Self { vector: self.vector.clone().inner(), ..self.clone() }
+    }
+
+    /// The same for some rows of a batch that is trained on; the vector is a leaf of its own.
+    pub fn of_rows(&self, rows: Range<usize>) -> Self {
+        let vector = self.vector.clone().inner().slice([rows.clone()]);
+        Self { anchor: self.anchor.of_rows(rows), vector: Tensor::from_inner(vector).require_grad(), ..self.clone() }
     }
 
     /// `fed` is the feed-forward output that the stream has in it already.

@@ -46,9 +46,9 @@ pub struct English<'a> {
 }
 
 /// The activations of some rows' twins, and the way back through the pass that made them if gradients flow there.
-pub struct Twins<'m> {
+pub struct Twins {
     activations: FfnActivations,
-    pass: Option<(Pass<'m>, Tensor<3>)>,
+    pass: Option<(Pass, Tensor<3>)>,
 }
 
 impl<'s> Distinct<'s> {
@@ -96,7 +96,7 @@ impl<'a> English<'a> {
     }
 
     /// The activations for some rows of the batch.
-    pub fn twins<'m>(&self, model: &'m CcModel, samples: &[&Sample], rows: &[usize]) -> Twins<'m> {
+    pub fn twins(&self, model: &CcModel, samples: &[&Sample], rows: &[usize]) -> Twins {
         if let Some(all) = &self.activations {
             let prompts = index(rows.iter().map(|&row| self.prompt_of[row]), &all.device());
             return Twins {
@@ -129,7 +129,7 @@ impl<'a> English<'a> {
     }
 }
 
-impl Twins<'_> {
+impl Twins {
     /// Takes the gradient of `tape` back through the English pass, if it is open. Returns what the English embeddings
     /// still ask for: a scalar whose gradient is theirs.
     pub fn backward(self, tape: &mut burn::tensor::Gradients, gradients: &mut Gradients) -> Option<Tensor<1>> {
