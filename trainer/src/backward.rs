@@ -19,7 +19,7 @@ use crate::precision::Precision;
 
 /// Tokens of the rows that go through a segmented pass together. On the CPU as many of these lanes as there are cores go side
 /// by side; their gradients are added in order, so that the result does not depend on the number of cores.
-const LANE_TOKENS: usize = 256;
+pub const LANE_TOKENS: usize = 256;
 
 /// A pass whose way back is still open.
 pub struct Pass {
@@ -67,11 +67,12 @@ impl Pass {
         probed: Option<(Site, Anchor)>,
     ) -> Self {
         let ([batch, seq, _], device) = (hidden.dims(), hidden.device());
-        let (segments, of_lane): (Vec<_>, usize) = match recompute {
-            true if is_cpu(&device) => (layers.map(|layer| layer..layer + 1).collect(), (LANE_TOKENS / seq).max(1)),
-            true => (layers.map(|layer| layer..layer + 1).collect(), batch),
-            false => (vec![layers], batch),
+        let of_lane = if recompute && is_cpu(&device) { (LANE_TOKENS / seq).max(1) } else { batch };
+        let segments = match recompute && !layers.is_empty() {
+            true => layers.map(|layer| layer..layer + 1).collect(),
+            false => vec![layers],
         };
+        let last = segments.len() - 1;
         let rows: Vec<_> = (0..batch).step_by(of_lane).map(|start| start..batch.min(start + of_lane)).collect();
         let without_graph = model.valid();
         let lane = |rows: &Range<usize>| {
@@ -89,14 +90,14 @@ impl Pass {
             let mut hidden = hidden.clone().narrow(0, rows.start, rows.len());
             for (at, layers) in segments.iter().enumerate() {
                 lane.inputs.push(hidden.clone());
-                if at + 1 < segments.len() {
+                if at < last {
                     let fresh;
                     (hidden, fresh) =
                         run(&without_graph, precision, hidden, layers.clone(), bare.as_ref(), lane.probed.as_ref());
                     lane.read.extend(fresh);
                 }
             }
-            let open = lane.segment(precision, segments.len() - 1, segments[segments.len() - 1].clone());
+            let open = lane.segment(precision, last, segments[last].clone());
             lane.read.extend(open.read.iter().map(|read| read.clone().inner()));
             lane.open = Some(open);
             lane

@@ -12,6 +12,7 @@ use cctuning::model::InputEmbedding;
 use clap::Args;
 
 use crate::answers::CHUNK;
+use crate::backward::LANE_TOKENS;
 use crate::batches::micro_batches;
 use crate::cli::RecipeArgs;
 use crate::model_folder::{load_config, shipped, speech};
@@ -200,7 +201,14 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, lar
     let inputs = passes * layers * tokens * d;
     let graph = passes * ((layers + 1.0) * of_layer + layers * rounded_block);
     // What is kept for the way back, and that with what the way back itself holds.
-    let (open, kept) = if optim.recompute { (inputs, inputs + 2.0 * of_layer + rounded_block) } else { (graph, graph) };
+    let (open, kept) = if optim.recompute {
+        let lanes = if threads > 1 { (tokens / LANE_TOKENS as f64).ceil() } else { 1.0 };
+        // Those that are computed, and one whose gradients wait to be added.
+        let held = lanes.min(threads as f64 + 1.0);
+        (inputs, inputs + 2.0 * of_layer * held / lanes + rounded_block * held + block * (held - 1.0))
+    } else {
+        (graph, graph)
+    };
     let rows = (CHUNK as f64 / vocab).max(1.0).min(answers);
     let rounded = if optim.precision == Precision::Bf16 { table / 2.0 } else { 0.0 };
     let momentary = LOGITS * rows * vocab + rounded;
