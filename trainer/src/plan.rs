@@ -241,13 +241,19 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, lar
         ),
         part(
             "gradient of the embedding",
-            F32 * tables * table * side_by_side as f64,
+            F32 * tables * table * at_once,
             format!("as large as the table, {tables} times"),
         ),
         part(
             "an update",
-            (F32 * (UPDATE * biggest.min(PIECE as f64) + if biggest > PIECE as f64 { biggest } else { 0.0 }) - spent)
-                .max(0.0),
+            match threads > 1 {
+                // Parts that fit into caches, in place.
+                true => 0.0,
+                false => (F32
+                    * (UPDATE * biggest.min(PIECE as f64) + if biggest > PIECE as f64 { biggest } else { 0.0 })
+                    - spent)
+                    .max(0.0),
+            },
             "old, new and between, beyond the room of gradients that are summed up".into(),
         ),
     ];
