@@ -1,5 +1,7 @@
 //! Proves that training rows are read whole, and that every fault in a file of rows is named with its place, never a panic.
 
+mod bounded;
+
 use std::{
     io::Write,
     path::{Path, PathBuf},

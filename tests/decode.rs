@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Tensor, read_sync};
 use cctuning::anchor::Anchor;
+use cctuning::chat::ChatTemplate;
+use cctuning::checkpoint::Storage;
 use cctuning::config::Family;
 use cctuning::generate::{ConnectionOptions, Decoding, GenerateOptions, Source};
 use cctuning::model::TokenBatch;
 use cctuning::sampling::Sampling;
 use cctuning::tap::{Injection, Site, Write as Way};
 use serde_json::Value;
-use small_model::{assert_close, config, model, prompt, values, write_folder};
+use small_model::{assert_close, config, folder, model, prompt, values, write_folder};
 use trainer::interrupt::AnswerInterrupt;
 use trainer::sample::Sample;
 use trainer::transplant::{Donor, Patient};
@@ -117,6 +119,19 @@ fn a_shuffled_answer_takes_the_prompt_before_or_the_one_it_is_given() {
     let [given, _, after_one, _, after_three] = &answers[..] else { panic!("{answers:?}") };
     assert_eq!(given, after_one, "both take the activations of `Eins?`");
     assert_ne!(given["connection"], after_three["connection"]);
+}
+
+#[test]
+fn another_template_asks_as_a_folder_that_has_it() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    write_folder(&dirs[0].path().join("model"), 1);
+    let of_llama = folder(config(Family::Llama, true), ChatTemplate::LLAMA3, 1);
+    of_llama.save_model(&of_llama.model, &dirs[1].path().join("model"), Storage::F32).unwrap();
+    let answer = |at: usize, more: &[&str]| conversation(dirs[at].path(), more, "Eins?").0;
+    let (plain, llama) = (answer(0, &[]), answer(1, &[]));
+    assert_ne!(plain, llama);
+    assert_eq!(answer(0, &["--template", "llama3"]), llama);
+    assert_eq!(answer(1, &["--template", "plain"]), plain);
 }
 
 #[test]

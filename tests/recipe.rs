@@ -1,5 +1,7 @@
 //! Proves that a recipe is read layer by layer, and that every fault in it names its place and its cure.
 
+mod bounded;
+
 use std::fs;
 use std::path::PathBuf;
 

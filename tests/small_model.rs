@@ -39,8 +39,7 @@ pub const VOCAB_SIZE: usize = 272;
 
 /// Three layers, two query heads to a key/value head; Llama with all three frequency bands of its scaling.
 pub fn config(family: Family, tied: bool) -> ModelConfig {
-    let scaling =
-        RopeScaling { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_positions: 64.0 };
+    let scaling = RopeScaling { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_positions: 64 };
     ModelConfig {
         family,
         d_model: 32,

@@ -434,3 +434,21 @@ fn another_anchor_is_asked_of_an_evaluation_and_a_fit_refuses_it_by_name() {
     let done = printed(dir.path(), &[&fit[..], &["--recipe", "same.toml"]].concat());
     assert!(done.contains("written"), "{done}");
 }
+
+#[test]
+fn what_is_seldom_meant_is_said() {
+    let mut folder = folder(config(Family::Llama, true), ChatTemplate::PLAIN, 1);
+    let doubts = |folder: &ModelFolder, lr| {
+        let mut recipe = Recipe::default();
+        recipe.optim.lr = lr;
+        trainer::train::doubts(folder, &recipe).join("\n")
+    };
+    let small = Recipe::default().optim.lr;
+    assert_eq!(doubts(&folder, small), "");
+    folder.config.d_ff = 1 << 20;
+    let said = doubts(&folder, small);
+    assert!(said.contains("optim.lr") && said.contains("paper-hparams") && !said.contains('\n'), "{said}");
+    assert_eq!(doubts(&folder, 1e-5), "");
+    folder.source.config = json!({"attention_dropout": 0.1});
+    assert!(doubts(&folder, 1e-5).contains("attention_dropout 0.1"));
+}

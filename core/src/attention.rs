@@ -2,6 +2,7 @@
 
 use crate::cache::KvCache;
 use crate::config::ModelConfig;
+use crate::product::product;
 use crate::rope::{Rope, Rotation};
 use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};
@@ -30,12 +31,11 @@ pub(crate) fn linear(d_input: usize, d_output: usize, bias: bool, device: &Devic
 /// - `x`: `[batch, seq, d_input]`
 /// - returns: `[batch, seq, d_output]`
 pub(crate) fn project(linear: &Linear, x: Tensor<3>) -> Tensor<3> {
-    let (weight, precision) = (linear.weight.val(), x.dtype());
-    if weight.dtype() == precision {
+    let (weight, precision, [batch, seq, d_input]) = (linear.weight.val(), x.dtype(), x.dims());
+    if weight.dtype() == precision && batch * seq > 1 {
         return linear.forward(x);
     }
-    let [batch, seq, d_input] = x.dims();
-    let product = x.reshape([batch * seq, d_input]).cast(weight.dtype()).matmul(weight).cast(precision);
+    let product = product(x.reshape([batch * seq, d_input]).cast(weight.dtype()), weight).cast(precision);
     let product = match &linear.bias {
         Some(bias) => product + bias.val().unsqueeze(),
         None => product,

@@ -1,7 +1,7 @@
 //! `ModelConfig`: what a Hugging Face `config.json` says of a Llama, Qwen2 or Mistral decoder. Knows nothing of tensors.
 
 use crate::error::{Error, Result};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The architectures whose checkpoints are read. They differ in config values only.
@@ -26,13 +26,8 @@ pub struct RopeScaling {
     /// Wavelengths below `original / high_freq_factor` are kept.
     pub high_freq_factor: f64,
     /// Context length before scaling, in tokens.
-    #[serde(rename = "original_max_position_embeddings", serialize_with = "whole")]
-    pub original_max_positions: f64,
-}
-
-/// As an integer, which `transformers` asks for.
-fn whole<S: Serializer>(length: &f64, serializer: S) -> core::result::Result<S::Ok, S::Error> {
-    serializer.serialize_u64(*length as u64)
+    #[serde(rename = "original_max_position_embeddings")]
+    pub original_max_positions: usize,
 }
 
 /// Sizes and switches of a decoder. Axis names are those of the crate's legend.
@@ -175,8 +170,8 @@ impl ModelConfig {
                 return Err(Error::Config(format!("`{key}` is {value}; expected 1 to {most}")));
             }
         }
-        if !(hf.rms_norm_eps.is_finite() && hf.rms_norm_eps >= 0.0) {
-            return Err(Error::Config(format!("`rms_norm_eps` is {}; expected 0 or more", hf.rms_norm_eps)));
+        if !(hf.rms_norm_eps.is_finite() && hf.rms_norm_eps > 0.0) {
+            return Err(Error::Config(format!("`rms_norm_eps` is {}; expected more than 0", hf.rms_norm_eps)));
         }
         if hf.head_dim.is_none() && hf.hidden_size % hf.num_attention_heads != 0 {
             return Err(Error::Config(format!(
@@ -278,7 +273,7 @@ fn read_rope_scaling(value: Value) -> Result<Option<RopeScaling>> {
             let scaling: RopeScaling =
                 serde_json::from_value(value).map_err(|e| Error::Config(format!("`rope_scaling`: {e}")))?;
             let RopeScaling { factor, low_freq_factor, high_freq_factor, original_max_positions } = scaling;
-            let positive = [factor, low_freq_factor, high_freq_factor, original_max_positions];
+            let positive = [factor, low_freq_factor, high_freq_factor, original_max_positions as f64];
             if positive.iter().any(|value| !(value.is_finite() && *value > 0.0)) || high_freq_factor <= low_freq_factor
             {
                 return Err(Error::Config(format!(

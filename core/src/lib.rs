@@ -35,6 +35,7 @@ pub mod config;
 pub mod anchor;
 pub mod rope;
 pub mod cache;
+mod product;
 pub mod attention;
 pub mod feed_forward;
 pub mod tap;

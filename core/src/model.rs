@@ -4,6 +4,7 @@ use crate::anchor::{Anchor, index};
 use crate::config::ModelConfig;
 use crate::decision_maker::{Decision, Pool, Selection, one_hot};
 use crate::decoder::Decoder;
+use crate::product::{product, product_transposed};
 use crate::tap::{FfnActivations, Injection, Probe, Site, Taps};
 use burn::module::Module;
 use burn::nn::Linear;
@@ -75,7 +76,11 @@ impl CcModel {
     /// - `hidden`: `[rows, d_model]`, before the final norm
     /// - returns: `[rows, vocab_size]`
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.model.normed(hidden).matmul(self.head())
+        let rows = self.model.normed(hidden);
+        match &self.lm_head {
+            Some(head) => product(rows, head.weight.val()),
+            None => product_transposed(rows, self.model.embedding()),
+        }
     }
 
     /// The output head: `[d_model, vocab_size]`.

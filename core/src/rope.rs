@@ -82,14 +82,13 @@ impl Rotation {
 
 /// Llama-3.1's piecewise scaling: high frequencies kept, low ones divided, the band between blended.
 fn scale(frequency: f64, s: &RopeScaling) -> f64 {
-    let wavelength = 2.0 * PI / frequency;
-    if wavelength < s.original_max_positions / s.high_freq_factor {
+    let (wavelength, original) = (2.0 * PI / frequency, s.original_max_positions as f64);
+    if wavelength < original / s.high_freq_factor {
         frequency
-    } else if wavelength > s.original_max_positions / s.low_freq_factor {
+    } else if wavelength > original / s.low_freq_factor {
         frequency / s.factor
     } else {
-        let smooth =
-            (s.original_max_positions / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+        let smooth = (original / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
         (1.0 - smooth) * frequency / s.factor + smooth * frequency
     }
 }

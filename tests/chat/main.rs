@@ -1,6 +1,8 @@
 //! Proves that templates say what the published ones say, that a model's own Jinja becomes the same data, and that no
 //! mutated tokenizer or template does harm.
 
+#[path = "../bounded.rs"]
+mod bounded;
 #[path = "../shared_data.rs"]
 mod shared_data;
 #[path = "../small_model.rs"]

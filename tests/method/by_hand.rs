@@ -123,7 +123,7 @@ impl<'a> ByHand<'a> {
         for i in 0..half {
             let mut frequency = self.config.rope_theta.powf(-2.0 * i as f64 / head.len() as f64);
             if let Some(s) = &self.config.rope_scaling {
-                let turns = s.original_max_positions * frequency / (2.0 * PI);
+                let turns = s.original_max_positions as f64 * frequency / (2.0 * PI);
                 let kept = ((turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)).clamp(0.0, 1.0);
                 frequency *= kept + (1.0 - kept) / s.factor;
             }

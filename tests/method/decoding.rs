@@ -291,3 +291,19 @@ fn a_source_without_what_it_needs_is_an_error_in_words() {
     }
     assert!(start(Source::Parallel).contains("English twin"), "{}", start(Source::Parallel));
 }
+
+/// Large enough for the cores to share it, as a matrix and, where the head is the embedding, as a transposed one.
+#[test]
+fn one_row_by_a_large_matrix_is_what_it_is_among_others() {
+    for tied in [true, false] {
+        let wide =
+            ModelConfig { d_model: 64, d_ff: 1 << 15, vocab_size: 1 << 15, n_layers: 1, ..config(Family::Llama, tied) };
+        let model = model(&wide, 7);
+        let logits = |rows: &[[u32; 1]]| {
+            let stream = model.forward(&TokenBatch::new(rows, &model.device()), None);
+            values(&model.logits(stream.squeeze_dim(1)))
+        };
+        let (alone, among) = (logits(&[[7]]), logits(&[[7], [9]]));
+        assert_close(&alone, &among[..alone.len()], 1e-4, if tied { "tied" } else { "untied" });
+    }
+}
