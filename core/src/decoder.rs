@@ -104,6 +104,12 @@ impl Decoder {
         self.embed_tokens.weight.val()
     }
 
+    /// With some rows of the embedding alone.
+    pub(crate) fn with_embedding_rows(mut self, rows: Tensor<1, Int>) -> Self {
+        self.embed_tokens.weight = self.embed_tokens.weight.map(|weight| weight.select(0, rows));
+        self
+    }
+
     /// The final norm.
     ///
     /// # Shapes

@@ -91,6 +91,12 @@ impl CcModel {
         }
     }
 
+    /// The same model with some rows of its embedding alone, in this order: an id that it reads is the number of one. An
+    /// output head that is the embedding has only these rows too.
+    pub fn with_embedding_rows(self, rows: Tensor<1, Int>) -> Self {
+        Self { model: self.model.with_embedding_rows(rows), ..self }
+    }
+
     /// Whether the output head is the embedding.
     pub fn is_tied(&self) -> bool {
         self.lm_head.is_none()

@@ -32,7 +32,7 @@ fn a_loss_over_two_chunks_of_logits_is_the_sum_of_its_rows() {
     let targets = random_ids(n, 0..WORDS as u32, 2);
     let run = |from: usize, to: usize, gradients: &mut Gradients| {
         let rows = rows.clone().slice([from..to]);
-        backward(&model, Precision::F32, rows, &targets[from..to], n as f64, gradients)
+        backward(&model, model.head().inner(), Precision::F32, rows, &targets[from..to], n as f64, gradients)
     };
     let (mut whole, mut halves) = (Gradients::default(), Gradients::default());
     let (loss, cotangents) = run(0, n, &mut whole);
@@ -53,7 +53,15 @@ fn a_loss_over_a_large_vocabulary_is_as_near_as_over_a_small_one() {
     let numbers: Vec<f32> = (0..n * d_model).map(|at| ((at * 7919) % 201) as f32 / 100.0 - 1.0).collect();
     let rows: Tensor<2> = Tensor::from_data(TensorData::new(numbers, [n, d_model]), &Device::flex());
     let targets = random_ids(n, 0..WORDS as u32, 2);
-    let (loss, _) = backward(&model, Precision::F32, rows.clone(), &targets, n as f64, &mut Gradients::default());
+    let (loss, _) = backward(
+        &model,
+        model.head().inner(),
+        Precision::F32,
+        rows.clone(),
+        &targets,
+        n as f64,
+        &mut Gradients::default(),
+    );
     let logits = values(&model.logits(Tensor::from_inner(rows)));
     let of_row = |(logits, &target): (&[f32], &u32)| {
         let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();

@@ -79,6 +79,7 @@ fn a_run_holds_what_the_plan_says_within_fifteen_percent() {
     for (method, more) in settings {
         let told = trainer(dir.path(), "train", method, more);
         let [held, planned] = ["held ", "at most, planned "].map(|words| size(&told, words));
+        eprintln!("measured: {method} {more:?}: {planned} MiB planned, {held} held, {:.2}", planned / held);
         assert!((planned / held - 1.0).abs() < SHARE, "{method} {more:?}: {planned} MiB planned, {held} held");
         let plan: Value =
             serde_json::from_str(&trainer(dir.path(), "plan", method, &[more, &["--json"]].concat())).unwrap();

@@ -18,6 +18,7 @@ use cctuning::sampling::Sampling;
 use cctuning::transform_matrix::TransformMatrix;
 use serde_json::{Value, json};
 use trainer::evaluate::answer;
+use trainer::memory;
 use trainer::model_folder::ModelFolder;
 use trainer::optim::AdamW;
 use trainer::precision::Precision;
@@ -149,6 +150,7 @@ fn answers(folder: &ModelFolder) -> Result<Value> {
 }
 
 fn train(folder: ModelFolder, method: &str, precision: &str) -> Result<Value> {
+    memory::keep_freed();
     let (rows, own, english, answer) = BATCH;
     let sample = |row: usize| Sample {
         id: row.to_string(),

@@ -20,11 +20,13 @@ const SOFTMAX_PIECE: usize = 1 << 14;
 
 /// The token batch of the main pass: prompt and answer, the last token only being predicted.
 pub fn main_tokens(model: &CcModel, samples: &[&Sample]) -> TokenBatch {
-    let rows: Vec<Vec<u32>> = samples
-        .iter()
-        .map(|sample| sample.prompt.ids.iter().chain(&sample.answer[..sample.answer.len() - 1]).copied().collect())
-        .collect();
-    TokenBatch::new(&rows, &model.device())
+    TokenBatch::new(&main_ids(samples), &model.device())
+}
+
+/// Its ids, row by row.
+pub fn main_ids(samples: &[&Sample]) -> Vec<Vec<u32>> {
+    let ids = |sample: &&Sample| [&sample.prompt.ids, &sample.answer[..sample.answer.len() - 1]].concat();
+    samples.iter().map(ids).collect()
 }
 
 /// Sum of the cross-entropy over all answer tokens (Eq. 1).
@@ -118,10 +120,12 @@ fn softmax_and_log_sum(logits: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
 /// the largest tensor of a pass; rows are taken in chunks. Gradients of norm and head are added to `gradients`.
 ///
 /// # Shapes
-/// - `rows`: `[answer tokens, d_model]`, before the final norm, without a graph
+/// - `head`: `[d_model, vocab_size]`, without a graph, as are the
+/// - `rows`: `[answer tokens, d_model]`, before the final norm
 /// - returns: the loss, and `[answer tokens, d_model]`
 pub fn backward(
     model: &CcModel,
+    head: Tensor<2>,
     precision: Precision,
     rows: Tensor<2>,
     targets: &[u32],
@@ -130,7 +134,7 @@ pub fn backward(
 ) -> (f64, Tensor<2>) {
     let leaf = Tensor::from_inner(rows).require_grad();
     let normed = model.model.normed(leaf.clone());
-    let head = precision.round(model.head().inner());
+    let head = precision.round(head);
     let [d_model, vocab_size] = head.dims();
     let chunk = (CHUNK / vocab_size).max(1);
     let (mut loss, mut cotangents, mut of_head) = (0.0, Vec::new(), None);

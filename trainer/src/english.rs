@@ -13,6 +13,7 @@ use cctuning::tap::{FfnActivations, Injection, Probe, Site, Taps};
 use crate::backward::Pass;
 use crate::batches::micro_batches;
 use crate::data::build::is_english;
+use crate::embedding_rows::EmbeddingRows;
 use crate::optim::Gradients;
 use crate::parallel::in_parallel;
 use crate::recipe::{Cc, EnglishGrad};
@@ -96,7 +97,7 @@ impl<'a> English<'a> {
     }
 
     /// The activations for some rows of the batch.
-    pub fn twins(&self, model: &CcModel, samples: &[&Sample], rows: &[usize]) -> Twins {
+    pub fn twins(&self, model: &CcModel, samples: &[&Sample], rows: &[usize], read: &EmbeddingRows) -> Twins {
         if let Some(all) = &self.activations {
             let prompts = index(rows.iter().map(|&row| self.prompt_of[row]), &all.device());
             return Twins {
@@ -104,8 +105,7 @@ impl<'a> English<'a> {
                 pass: None,
             };
         }
-        let tokens = english_tokens(model, samples);
-        let embedded = model.model.embed(tokens.ids);
+        let embedded = model.model.embed(read.tokens(model, &english_ids(samples)).ids);
         let probed = Some((self.cc.site, english_anchor(samples)));
         let Economy { recompute, precision, .. } = self.economy;
         let layers = 0..model.model.n_layers();
@@ -177,7 +177,7 @@ pub fn connect(
 
 /// `G`: what the English twins' prompts hold at their anchors, `[rows, n_layers, d_model]`.
 pub fn english_activations(model: &CcModel, samples: &[&Sample], cc: &Cc) -> FfnActivations {
-    model.activations(&english_tokens(model, samples), &english_anchor(samples), cc.site)
+    model.activations(&TokenBatch::new(&english_ids(samples), &model.device()), &english_anchor(samples), cc.site)
 }
 
 /// What all English prompts of a step begin with: the head of the template, run once.
@@ -243,8 +243,8 @@ fn activations_after(
     Tensor::stack(layers, 1)
 }
 
-fn english_tokens(model: &CcModel, samples: &[&Sample]) -> TokenBatch {
-    TokenBatch::new(&samples.iter().map(|sample| &sample.english.ids).collect::<Vec<_>>(), &model.device())
+fn english_ids<'s>(samples: &[&'s Sample]) -> Vec<&'s Vec<u32>> {
+    samples.iter().map(|sample| &sample.english.ids).collect()
 }
 
 fn english_anchor(samples: &[&Sample]) -> Anchor {

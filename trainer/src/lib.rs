@@ -15,6 +15,7 @@ pub mod corpus;
 pub mod data;
 pub mod deep_supervision;
 pub mod device;
+pub mod embedding_rows;
 pub mod english;
 pub mod evaluate;
 pub mod experiment;

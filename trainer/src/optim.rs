@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Distribution, FloatDType, Gradients as Tape, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, FloatDType, Gradients as Tape, IndexingUpdateOp, Int, Tensor, TensorData};
 use cctuning::checkpoint::{Checkpoint, DECISION_MAKER, Path, Storage};
 use cctuning::model::CcModel;
 use cctuning::saving::{self, Outgoing};
@@ -56,6 +56,18 @@ impl Gradients {
             None => gradient,
         };
         self.0.insert(name.into(), sum);
+    }
+
+    /// Adds to some rows of the gradient of a parameter of `n` rows.
+    ///
+    /// # Shapes
+    /// - `rows`: `[k]`, each once
+    /// - `values`: `[k, width]`
+    pub fn add_rows(&mut self, name: &str, n: usize, rows: Tensor<1, Int>, values: Tensor<2>) {
+        let width = values.dims()[1];
+        let all = self.0.remove(name).unwrap_or_else(|| Tensor::zeros([n * width], &values.device()));
+        let all = all.reshape([n, width]).select_assign(0, rows, values, IndexingUpdateOp::Add);
+        self.0.insert(name.into(), all.flatten(0, 1));
     }
 
     /// The global L2 norm.

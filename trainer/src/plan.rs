@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use cctuning::config::ModelConfig;
-use cctuning::model::InputEmbedding;
 use clap::Args;
 
 use crate::answers::CHUNK;
@@ -211,7 +210,9 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, lar
     };
     let rows = (CHUNK as f64 / vocab).max(1.0).min(answers);
     let rounded = if optim.precision == Precision::Bf16 { table / 2.0 } else { 0.0 };
-    let momentary = LOGITS * rows * vocab + rounded;
+    // Burn's CPU backend makes a product's room twice and keeps one.
+    let twice = if threads > 1 { table } else { 0.0 };
+    let momentary = LOGITS * rows * vocab + rounded + twice;
     // Of passes side by side, one is where it holds most and the others are, in the mean, halfway there.
     let at_once = 1.0 + (side_by_side - 1) as f64 / 2.0;
     // The head goes back first, in the room of gradients that are not there yet, unless it adds to those of micro-batches
@@ -221,8 +222,6 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, lar
         (true, false) => F32 * (gradients - table),
         (false, _) => F32 * gradients * side_by_side as f64,
     };
-    // Of the head, and of the Decision Maker's question where it has one, beside that of the prompt's tokens.
-    let tables = if cc && recipe.cc.e != InputEmbedding::None { 2.0 } else { 1.0 };
     let biggest = table.max(d * ff);
     let spent = F32 * gradients * (sets - 1) as f64;
     let passing = vec![
@@ -238,11 +237,6 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, lar
             "logits and the head",
             (F32 * ((table + open) * side_by_side as f64 + momentary * at_once) - not_yet).max(0.0),
             format!("{rows:.0} answer tokens at once, beyond the room of gradients still to come"),
-        ),
-        part(
-            "gradient of the embedding",
-            F32 * tables * table * at_once,
-            format!("as large as the table, {tables} times"),
         ),
         part(
             "an update",

@@ -17,10 +17,11 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use crate::answers::{self, answer_row_numbers, answer_rows, main_tokens};
+use crate::answers::{self, answer_row_numbers, answer_rows, main_ids};
 use crate::backward::Pass;
 use crate::batches::micro_batches;
 use crate::deep_supervision::{DeepSupervision, Dft};
+use crate::embedding_rows::EmbeddingRows;
 use crate::english::{Connected, English};
 use crate::optim::Gradients;
 use crate::parallel::{cores, in_order};
@@ -219,17 +220,17 @@ struct Connection {
 
 /// A pass of some rows and back; their gradients are added to `gradients`.
 fn micro_step(
-    model: &CcModel,
+    whole: &CcModel,
     samples: &[&Sample],
     rows: &[usize],
     window: &Window,
     gradients: &mut Gradients,
 ) -> Told {
     let Window { english, supervision, economy, scale } = window;
-    // Leaves of its own: Burn joins graphs that share any, and two threads working on a joined graph lock each other out.
-    let model = &model.clone().train();
-    let tokens = main_tokens(model, samples);
-    let twins = english.as_ref().map(|english| english.twins(model, samples, rows));
+    let read = EmbeddingRows::of(whole, samples);
+    let model = &read.model(whole);
+    let tokens = read.tokens(model, &main_ids(samples));
+    let twins = english.as_ref().map(|english| english.twins(model, samples, rows, &read));
     let connected =
         english.as_ref().zip(twins.as_ref()).map(|(e, twins)| e.connect(model, samples, rows, &tokens, twins));
     // The way back stops at the vector and goes on from it once the main pass is done.
@@ -260,7 +261,8 @@ fn micro_step(
         }
     };
     let targets: Vec<u32> = answers::targets(samples).collect();
-    let (loss, cotangent) = answers::backward(model, precision, wanted.clone().inner(), &targets, *scale, gradients);
+    let (loss, cotangent) =
+        answers::backward(model, whole.head(), precision, wanted.clone().inner(), &targets, *scale, gradients);
     let mut tape = (wanted * Tensor::from_inner(cotangent)).sum().backward();
     let cotangent = hidden.grad_remove(&mut tape).expect("the stream is a leaf of this graph");
     let in_last = injection.as_ref().and_then(|injection| injection.vector.grad_remove(&mut tape));
@@ -275,9 +277,9 @@ fn micro_step(
     }
     let mut tape = objective.backward();
     let of_english = twins.and_then(|twins| twins.backward(&mut tape, gradients));
-    gradients.take(model, tape);
+    read.take(model, tape, gradients);
     if let Some(objective) = of_english {
-        gradients.take(model, objective.backward());
+        read.take(model, objective.backward(), gradients);
     }
     Told { loss, connection: connected.map(|connected| Connection { connected, stream }), distances }
 }

@@ -92,6 +92,7 @@ pub fn train(
     let all = order.steps_per_epoch() * optim.epochs;
     let total = if optim.max_steps > 0 { all.min(optim.max_steps) } else { all };
 
+    memory::keep_freed();
     let device = folder.model.device();
     let mut optimizer = AdamW::new(optim, recipe.cc.decision_lr_mult);
     let recipe_file = out.join("recipe.toml");
