@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use burn::module::Module;
-use burn::tensor::{Gradients as Tape, Int, Tensor};
+use burn::tensor::{Device, Gradients as Tape, Int, Tensor};
 use cctuning::anchor::index;
 use cctuning::checkpoint::EMBEDDING;
 use cctuning::model::{CcModel, TokenBatch};
@@ -31,7 +31,7 @@ impl EmbeddingRows {
     /// The model with these rows alone, and with leaves of its own: Burn joins graphs that share any, and two threads working
     /// on a joined graph lock each other out.
     pub fn model(&self, whole: &CcModel) -> CcModel {
-        whole.clone().with_embedding_rows(self.index(whole)).train()
+        whole.clone().with_embedding_rows(self.index(&whole.device())).train()
     }
 
     /// Tokens as that model reads them.
@@ -44,12 +44,13 @@ impl EmbeddingRows {
     /// Adds what a backward pass left for the parameters of that model.
     pub fn take(&self, model: &CcModel, mut tape: Tape, gradients: &mut Gradients) {
         if let Some(of_rows) = model.model.embedding().grad_remove(&mut tape) {
-            gradients.add_rows(EMBEDDING, self.vocab_size, self.index(model), of_rows);
+            // Not the model's device: what it computes would have a graph, and so would the new weights.
+            gradients.add_rows(EMBEDDING, self.vocab_size, self.index(&of_rows.device()), of_rows);
         }
         gradients.take(model, tape);
     }
 
-    fn index(&self, model: &CcModel) -> Tensor<1, Int> {
-        index(self.ids.iter().map(|&id| id as usize), &model.device())
+    fn index(&self, device: &Device) -> Tensor<1, Int> {
+        index(self.ids.iter().map(|&id| id as usize), device)
     }
 }
