@@ -150,7 +150,7 @@ fn answers(folder: &ModelFolder) -> Result<Value> {
 }
 
 fn train(folder: ModelFolder, method: &str, precision: &str) -> Result<Value> {
-    memory::keep_freed();
+    memory::keep_freed(folder.config.vocab_size * folder.config.d_model * size_of::<f32>());
     let (rows, own, english, answer) = BATCH;
     let sample = |row: usize| Sample {
         id: row.to_string(),

@@ -14,9 +14,15 @@ pub fn peak() -> Option<u64> {
     line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// Keeps what is freed for the next tensor, in one heap for all threads. By default the C library gives large blocks back at
-/// once, and the kernel has to clear the pages of the next one: a fifth of a training step.
-pub fn keep_freed() {
+/// From this size on the C library gives every block back to the system as soon as it is freed.
+const GIVEN_BACK: usize = 32 << 20;
+
+/// Keeps what is freed for the next tensor, in one heap for all threads, where tensors of `largest` bytes would be given
+/// back: the kernel clears the pages of each new one, which was a fifth of a training step.
+pub fn keep_freed(largest: usize) {
+    if largest < GIVEN_BACK {
+        return;
+    }
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (parameter, value) in
         [(libc::M_MMAP_THRESHOLD, 1 << 30), (libc::M_TRIM_THRESHOLD, i32::MAX), (libc::M_ARENA_MAX, 1)]
