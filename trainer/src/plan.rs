@@ -210,9 +210,9 @@ pub fn plan(config: &ModelConfig, recipe: &Recipe, cc: bool, threads: usize, lar
     };
     let rows = (CHUNK as f64 / vocab).max(1.0).min(answers);
     let rounded = if optim.precision == Precision::Bf16 { table / 2.0 } else { 0.0 };
-    // Burn's CPU backend makes a product's room twice and keeps one.
+    // Burn's CPU backend makes a product's room twice and keeps one. The logits have gone by then, all but their gradient.
     let twice = if threads > 1 { table } else { 0.0 };
-    let momentary = LOGITS * rows * vocab + rounded + twice;
+    let momentary = (LOGITS * rows * vocab).max(rows * vocab + twice) + rounded;
     // Of passes side by side, one is where it holds most and the others are, in the mean, halfway there.
     let at_once = 1.0 + (side_by_side - 1) as f64 / 2.0;
     // The head goes back first, in the room of gradients that are not there yet, unless it adds to those of micro-batches
