@@ -53,6 +53,12 @@ impl Tokenizer {
         inner.set_encode_special_tokens(true);
         // After encoding it adds control tokens, which only we name, and takes white space out of spans.
         inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+        // Each thread would remember the words of every tokenizer that it ever met, also of those that are gone.
+        if let tokenizers::ModelWrapper::BPE(bpe) = inner.get_model() {
+            let mut forgetful = bpe.clone();
+            forgetful.resize_cache(0);
+            inner.with_model(forgetful);
+        }
         let words = ByteBpe::of(&inner);
         Ok(Self { inner, words, silent })
     }

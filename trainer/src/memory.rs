@@ -7,7 +7,12 @@ pub fn available() -> Option<u64> {
     line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// The most memory that this process has held so far, in bytes.
+/// Lets [`peak`] begin anew; where the system does not allow it, the peak stays that of the whole process.
+pub fn forget_peak() {
+    drop(std::fs::write("/proc/self/clear_refs", "5"));
+}
+
+/// The most memory that this process has held since [`forget_peak`], or its beginning, in bytes.
 pub fn peak() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -24,8 +29,7 @@ pub fn keep_freed(largest: usize) {
         return;
     }
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    for (parameter, value) in
-        [(libc::M_MMAP_THRESHOLD, 1 << 30), (libc::M_TRIM_THRESHOLD, i32::MAX), (libc::M_ARENA_MAX, 1)]
+    for (parameter, value) in [(libc::M_MMAP_THRESHOLD, 1 << 30), (libc::M_TRIM_THRESHOLD, -1), (libc::M_ARENA_MAX, 1)]
     {
         // SAFETY: it sets a number of the allocator, under its lock. One that does not know it refuses.
         unsafe { libc::mallopt(parameter, value) };

@@ -92,6 +92,7 @@ pub fn train(
     let all = order.steps_per_epoch() * optim.epochs;
     let total = if optim.max_steps > 0 { all.min(optim.max_steps) } else { all };
 
+    memory::forget_peak();
     memory::keep_freed(folder.config.vocab_size * folder.config.d_model * size_of::<f32>());
     let device = folder.model.device();
     let mut optimizer = AdamW::new(optim, recipe.cc.decision_lr_mult);
