@@ -41,11 +41,15 @@ fn workplace() -> tempfile::TempDir {
     dir
 }
 
+fn out(method: &str, more: &[&str]) -> String {
+    format!("{method}-{}", more.len())
+}
+
 fn trainer(dir: &Path, verb: &str, method: &str, more: &[&str]) -> String {
     let mut command = Command::new("taskset");
     command.args(["-c", CORES, env!("CARGO_BIN_EXE_trainer"), verb, "--method", method]);
     command.current_dir(dir).env("BURN_DEVICE", "flex").stdin(Stdio::null());
-    let out = format!("run.out={method}-{}", more.len());
+    let out = format!("run.out={}", out(method, more));
     let fixed = ["model.path=model", "data.train=rows.jsonl", "optim.batch_size=16", "optim.max_steps=2", &out];
     for assignment in fixed.iter().chain(more) {
         // `plan --json` takes no further words.
@@ -77,9 +81,21 @@ fn a_run_holds_what_the_plan_says_within_fifteen_percent() {
         ("cc", &["optim.recompute=true", "optim.moments=bf16"]),
     ];
     for (method, more) in settings {
-        let told = trainer(dir.path(), "train", method, more);
-        let [held, planned] = ["held ", "at most, planned "].map(|words| size(&told, words));
-        eprintln!("measured: {method} {more:?}: {planned} MiB planned, {held} held, {:.2}", planned / held);
+        // How high micro-batches that run side by side pile up is decided by chance: the second of three.
+        let mut runs: Vec<[f64; 2]> = (0..3)
+            .map(|_| {
+                let told = trainer(dir.path(), "train", method, more);
+                fs::remove_dir_all(dir.path().join(out(method, more))).unwrap();
+                ["held ", "at most, planned "].map(|words| size(&told, words))
+            })
+            .collect();
+        runs.sort_by(|one, other| one[0].total_cmp(&other[0]));
+        let [held, planned] = runs[1];
+        eprintln!(
+            "measured: {method} {more:?}: {planned} MiB planned, {:?} held, {:.2}",
+            runs.iter().map(|run| run[0]).collect::<Vec<_>>(),
+            planned / held
+        );
         assert!((planned / held - 1.0).abs() < SHARE, "{method} {more:?}: {planned} MiB planned, {held} held");
         let plan: Value =
             serde_json::from_str(&trainer(dir.path(), "plan", method, &[more, &["--json"]].concat())).unwrap();
